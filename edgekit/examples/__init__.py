@@ -1,0 +1,1 @@
+"""Models that travel with edgekit, each with the script that made it."""
