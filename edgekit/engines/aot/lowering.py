@@ -163,6 +163,10 @@ class Overlap:
     reads and writes forward element by element allows ``max_shift=0``; one that slides allows
     ``max_shift=sliding_shift(...)``; one that works in place only, ``min_shift=max_shift=0``.
     Where several are given, one of them must hold. Buffers that do not overlap are always fine.
+
+    A kernel that can walk either way gives two: forward with a ``max_shift``, backward with a
+    ``min_shift`` and ``literals=(("direction", -1),)``. The literals replace those of the call
+    when the plan makes use of this overlap; else the call stays as the kernel states it.
     """
 
     input: int = 0
@@ -170,6 +174,7 @@ class Overlap:
     max_shift: int | None = None
     multiple: int = 1
     output: int = 0
+    literals: tuple[tuple[str, int], ...] = ()
 
     def allows(self, shift: int) -> bool:
         return (
