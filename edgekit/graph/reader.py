@@ -14,7 +14,7 @@ from typing import Any
 
 from edgekit.errors import ModelError
 from edgekit.graph import schema
-from edgekit.graph.model import DTYPE_BITS, Graph, Model, Op, Quantization, Tensor
+from edgekit.graph.model import Graph, Model, Op, Quantization, Tensor
 
 _SCALARS = {
     "bool": struct.Struct("<?"), "int8": struct.Struct("<b"), "uint8": struct.Struct("<B"),
