@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,6 +86,13 @@ class Target:
         """The largest RAM in one piece: an arena must fit one region."""
         return max((r.nbytes for r in self.memory if r.kind in ("ram", "tcm")), default=0)
 
+    @property
+    def unverified_facts(self) -> tuple[str, ...]:
+        """The facts whose source could not be read."""
+        return tuple(
+            fact for item in self.sources if not item["verified"] for fact in item["facts"]
+        )
+
     def engine_setting(self, engine: str, key: str, default: Any = None) -> Any:
         """A setting of one engine, e.g. ``engine_setting("tflm", "kernels")``."""
         return self.engine_options.get(engine, {}).get(key, default)
@@ -135,10 +142,10 @@ def load_target(name: str) -> Target:
     words = [word for target in targets for word in (target.name, *target.aliases)]
     near = difflib.get_close_matches(wanted, words, n=3)
     near += [word for word in words if wanted and wanted in word and word not in near][:3]
-    fix = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UsageError(
-        f"there is no target '{name}'", None, f"{fix}edgekit targets lists the {len(targets)} known"
-    )
+    fix = f"edgekit targets (lists all {len(targets)})"
+    if near:
+        fix = f"{', '.join(near)}, or {fix}"
+    raise UsageError(f"there is no target '{name}'", None, fix)
 
 
 def list_targets() -> tuple[Target, ...]:
@@ -159,6 +166,42 @@ def list_targets() -> tuple[Target, ...]:
                     str(files[target.name]),
                 )
     return targets
+
+
+def filter_targets(
+    targets: Iterable[Target],
+    *,
+    core: str | None = None,
+    min_ram_bytes: int | None = None,
+    min_flash_bytes: int | None = None,
+    engine: str | None = None,
+    kind: str | None = None,
+) -> tuple[Target, ...]:
+    """Those of the targets that fulfil every condition that is not ``None``.
+
+    Raises:
+        UsageError: no target at all has this core, engine or kind.
+    """
+    chosen = tuple(targets)
+    known: dict[str, tuple[str | None, set[str]]] = {
+        "core": (core, {target.core for target in chosen if target.core}),
+        "engine": (engine, {name for target in chosen for name in target.engines}),
+        "kind": (kind, set(_KINDS)),
+    }
+    for option, (wanted, words) in known.items():
+        if wanted is not None and wanted not in words:
+            near = difflib.get_close_matches(wanted, sorted(words), n=1)
+            fix = f"--{option} {near[0]}" if near else f"one of: {', '.join(sorted(words))}"
+            raise UsageError(f"no target has the {option} '{wanted}'", None, fix)
+    return tuple(
+        target
+        for target in chosen
+        if core in (None, target.core)
+        and kind in (None, target.kind)
+        and (engine is None or engine in target.engines)
+        and target.ram_bytes >= (min_ram_bytes or 0)
+        and target.flash_bytes >= (min_flash_bytes or 0)
+    )
 
 
 def target_folders() -> list[Path]:
