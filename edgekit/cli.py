@@ -73,8 +73,38 @@ def _summary(verb: str) -> str:
     epilog="Each verb explains itself with an example: edgekit VERB --help",
 )
 @click.version_option(edgekit.__version__, prog_name="edgekit")
-def cli() -> None:
+@click.option(
+    "-c",
+    "--config",
+    metavar="FILE",
+    help="Settings file instead of the edgekit.yaml of this folder or repository.",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: str | None) -> None:
     """Takes a trained model to a measured binary on an edge device."""
+    # A verb's --help must come out even when the settings file is broken.
+    if not {"-h", "--help"}.intersection(ctx.args):
+        _load_settings(ctx, config)
+
+
+def _load_settings(ctx: click.Context, config: str | None) -> None:
+    """Gives the verb the defaults that ``edgekit.yaml`` holds (see ``edgekit.config``)."""
+    from edgekit.config import find_config, load_config
+
+    path = Path(config) if config is not None else find_config()
+    if path is None:
+        return
+    group = ctx.command
+    if not isinstance(group, click.Group):
+        return
+    settings = load_config(
+        path,
+        group.list_commands(ctx),
+        lambda verb: group.get_command(ctx, verb),
+        ctx.invoked_subcommand,
+    )
+    settings.apply_environment()
+    ctx.default_map = settings.defaults
 
 
 def main(args: list[str] | None = None) -> NoReturn:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @click.option("--core", help="Only boards with this core, e.g. cortex-m4.")
 @click.option("--min-ram", metavar="SIZE", help="Only boards with at least this much RAM.")
 @click.option("--min-flash", metavar="SIZE", help="Only boards with at least this much flash.")
-@click.option("--engine", help="Only boards that this engine makes something for.")
+# Not called 'engine': the key of that name in edgekit.yaml must not filter the list.
+@click.option("--engine", "for_engine", help="Only boards that this engine makes something for.")
 @click.option("--kind", help="Only this kind: host, mcu, edgetpu, linux or android.")
 @console.json_option
 def command(
@@ -25,7 +26,7 @@ def command(
     core: str | None,
     min_ram: str | None,
     min_flash: str | None,
-    engine: str | None,
+    for_engine: str | None,
     kind: str | None,
     as_json: bool,
 ) -> None:
@@ -43,7 +44,7 @@ def command(
 
     if name is not None:
         filters = {"core": core, "min-ram": min_ram, "min-flash": min_flash}
-        for option, value in {**filters, "engine": engine, "kind": kind}.items():
+        for option, value in {**filters, "engine": for_engine, "kind": kind}.items():
             if value is not None:
                 raise click.UsageError(f"--{option} filters the list; leave out '{name}' or it.")
         target = load_target(name)
@@ -57,7 +58,7 @@ def command(
         core=core,
         min_ram_bytes=_size(min_ram, "--min-ram"),
         min_flash_bytes=_size(min_flash, "--min-flash"),
-        engine=engine,
+        engine=for_engine,
         kind=kind,
     )
     if as_json:
