@@ -1,0 +1,883 @@
+"""Artifact → Firmware: compiles the model's C code, the runtime and the target's port.
+
+The same inputs give the same bytes: no dates, no absolute paths, a build id computed from
+everything that goes in. The size check is made on the linked image, so that its figures are
+those of the firmware that did not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import edgekit
+from edgekit import toolchain as toolchains
+from edgekit.console import SCHEMA_VERSION
+from edgekit.errors import FitError, ModelError, UsageError, missing_extra
+from edgekit.files import folder_atomic
+from edgekit.records import Artifact, Buffer, Firmware, Plan, Section, Symbol, from_json, to_json
+from edgekit.resources import firmware_dir
+from edgekit.targets import Region, Target
+
+Staging = Literal["auto", "on", "off"]
+
+#: Stack of a firmware whose call graph has no bound.
+DEFAULT_STACK_BYTES = 4096
+#: Room above the bound for the registers that a fault pushes (FPU frame, 8-byte aligned), so
+#: that even a full stack can be reported. Armv7-M ARM (DDI 0403) B1.5.6.
+_FAULT_FRAME_BYTES = 112
+#: Regions are this long while linking: what does not fit still links, and is measured.
+_LINK_BYTES = 64 << 20
+_ALIGN = 16
+#: Model sources' objects start with this; the linker script keeps their code and data apart.
+_MODEL_OBJECT = "ekm_"
+_UART_BAUD = 115200
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A linked ELF file, taken apart."""
+
+    sections: tuple[Section, ...]
+    symbols: tuple[Symbol, ...]
+
+    def size(self, name: str) -> int:
+        return sum(s.nbytes for s in self.sections if s.name == name)
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Reads a folder that ``edgekit compile`` wrote.
+
+    Raises:
+        UsageError: it is not such a folder.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        artifact = from_json(Artifact, manifest["artifact"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"this is not a folder that compile wrote ({type(error).__name__}: {error})",
+            str(folder),
+            "edgekit compile MODEL.tflite --target NAME -o FOLDER",
+        ) from None
+    return replace(artifact, folder=folder)
+
+
+def load_firmware(folder: Path) -> Firmware:
+    """Reads a folder that ``edgekit build`` wrote, or the ELF file in it.
+
+    Raises:
+        UsageError: it is not such a folder.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        firmware = from_json(Firmware, manifest["firmware"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"this is not a folder that build wrote ({type(error).__name__}: {error})",
+            str(folder),
+            "edgekit build ARTIFACT-FOLDER -o FOLDER",
+        ) from None
+    return replace(
+        firmware,
+        elf=folder / firmware.elf,
+        artifact_folder=folder / firmware.artifact_folder,
+        images={kind: folder / image for kind, image in firmware.images.items()},
+    )
+
+
+def build(
+    artifact: Artifact,
+    target: Target,
+    out: Path,
+    *,
+    compiler: str | None = None,
+    staging: Staging = "auto",
+    optimize: str = "-O2",
+    command: str = "edgekit build",
+) -> Firmware:
+    """Builds the firmware of ``artifact`` for ``target`` into the folder ``out``.
+
+    Args:
+        compiler: "gcc" or "zig"; the first that is installed when ``None``.
+        staging: RAM in which the runtime keeps the inputs, when an inference overwrites them:
+            "auto" when needed and when it fits.
+        optimize: the optimisation level of the model's code.
+
+    Raises:
+        UsageError: the target has no port, or ``out`` cannot be replaced.
+        FitError: flash or RAM do not suffice.
+        MissingDependency: no compiler, or it failed.
+    """
+    if target.port is None or not (firmware_dir() / "port" / target.port).is_dir():
+        raise UsageError(
+            f"there is no firmware for {target.name}: it has no port"
+            if target.port is None
+            else f"there is no port '{target.port}' in firmware/port",
+            target.name,
+            "edgekit targets",
+        )
+    if not artifact.sources:
+        raise ModelError(
+            f"engine {artifact.engine} makes no C sources that edgekit builds",
+            str(artifact.folder),
+            "build it in the project that it was exported to, or --engine aot",
+        )
+    toolchain = toolchains.find_toolchain(compiler)
+    kept = artifact.plan is not None and inputs_kept(artifact.plan)
+    stage = staging == "on" or (staging == "auto" and not kept and artifact.plan is not None)
+    with folder_atomic(out) as folder:
+        work = _Work(artifact, target, toolchain, folder, optimize)
+        objects = work.compile()
+        try:
+            firmware = work.link(objects, kept=kept, stage=stage)
+        except FitError:
+            if not (stage and staging == "auto"):
+                raise
+            firmware = work.link(objects, kept=kept, stage=False)
+        _clean(folder)
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "edgekit": edgekit.__version__,
+            "stage": "build",
+            "command": command,
+            "model": {
+                "name": artifact.model_name,
+                "sha256": artifact.model_sha256,
+                "macs": artifact.model_macs,
+            },
+            "target": target.name,
+            "engine": artifact.engine,
+            "firmware": to_json(
+                replace(
+                    firmware,
+                    elf=Path(firmware.elf.name),
+                    artifact_folder=Path(os.path.relpath(artifact.folder, out)),
+                    images={k: Path(v.name) for k, v in firmware.images.items()},
+                )
+            ),
+        }
+        (folder / "manifest.json").write_text(
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return replace(
+        firmware,
+        elf=out / firmware.elf.name,
+        images={kind: out / image.name for kind, image in firmware.images.items()},
+    )
+
+
+def inputs_kept(plan: Plan) -> bool:
+    """Whether an inference leaves all its inputs as they are."""
+    for view in plan.inputs:
+        if any(
+            buffer.role != "input" and _overlap(view.offset, view.nbytes, buffer)
+            for buffer in plan.buffers
+        ):
+            return False
+        if any(
+            step.offset < view.offset + view.nbytes and view.offset < step.offset + step.nbytes
+            for step in plan.steps
+        ):
+            return False
+    return True
+
+
+def _overlap(offset: int, nbytes: int, buffer: Buffer) -> bool:
+    return buffer.offset < offset + nbytes and offset < buffer.offset + buffer.nbytes
+
+
+def _clean(folder: Path) -> None:
+    """Removes what was needed only to get there."""
+    import shutil
+
+    shutil.rmtree(folder / "obj")
+
+
+# ---- compiling and linking ----
+
+
+@dataclass(frozen=True)
+class _Work:
+    artifact: Artifact
+    target: Target
+    toolchain: toolchains.Toolchain
+    folder: Path
+    optimize: str
+
+    def compile(self) -> dict[str, str]:
+        """Compiles all sources; object names (relative to the folder) by role."""
+        (self.folder / "obj").mkdir()
+        jobs: list[tuple[Path, str, str]] = []
+        for source in self.artifact.sources:
+            stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(source).stem)
+            jobs.append((self.artifact.folder / source, f"obj/{_MODEL_OBJECT}{stem}.o", "model"))
+        for path in self._runtime_sources():
+            jobs.append((path, f"obj/{path.parent.name}_{path.stem}.o", "runtime"))
+        if self._boot2() is not None:
+            self._compile(self._boot2() or Path(), "obj/boot2_raw.o", "runtime")
+            self._write_boot2("obj/boot2_raw.o")
+            jobs.append((self.folder / "obj" / "boot2_image.c", "obj/boot2_image.o", "runtime"))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(lambda job: self._compile(*job), jobs))
+        return {name: role for _, name, role in jobs}
+
+    def _runtime_sources(self) -> list[Path]:
+        root = firmware_dir()
+        port = root / "port" / str(self.target.port)
+        return [
+            *(root / "runtime" / name for name in ("main.c", "startup.c", "wire.c")),
+            root / "runtime" / "libc" / "string.c",
+            *sorted(path for path in port.glob("*.c")),
+        ]
+
+    def _boot2(self) -> Path | None:
+        path = firmware_dir() / "port" / str(self.target.port) / "boot2.S"
+        return path if path.exists() else None
+
+    def _defines(self) -> tuple[str, ...]:
+        uart, link = self.target.uart, self.target.link
+        baud = int(uart.get("baud", link.get("baud", _UART_BAUD)))
+        return (f"-DEK_CLOCK_HZ={self.target.clock_hz}u", f"-DEK_UART_BAUD={baud}u")
+
+    def _flags(self, role: str) -> tuple[str, ...]:
+        flags = list(toolchains.compile_flags(self.toolchain, self.target))
+        if role == "model":
+            return (*flags, self.optimize)
+        return (*flags, "-Os", "-fno-builtin", *self._defines())
+
+    def _compile(self, source: Path, name: str, role: str) -> None:
+        root = firmware_dir()
+        includes: list[str] = []
+        if role == "model":
+            for include in (".", *self.artifact.include_dirs):
+                includes += ["-I", str((self.artifact.folder / include).resolve())]
+        includes += ["-I", str(root / "include"), "-isystem", str(root / "runtime" / "libc")]
+        maps = (
+            f"-ffile-prefix-map={self.artifact.folder.resolve()}=model",
+            f"-ffile-prefix-map={root}=edgekit",
+            f"-ffile-prefix-map={self.folder.resolve()}=build",
+        )
+        command = [*self.toolchain.command, *self._flags(role), *includes, *maps]
+        path = source.resolve()
+        toolchains.run([*command, "-c", str(path), "-o", name], self.folder, source.name)
+
+    def _write_boot2(self, raw: str) -> None:
+        """The second boot stage with its checksum: the boot ROM refuses any other.
+
+        RP2040 datasheet 2.8.1.3.1: CRC-32 of the first 252 bytes, polynomial 0x04c11db7, initial
+        value all ones, neither reflected nor inverted, in the last 4 bytes of 256.
+        """
+        code = _section_bytes(self.folder / raw, ".boot2")
+        if len(code) > 252:
+            raise ModelError(f"the second boot stage has {len(code)} bytes; 252 fit")
+        padded = code.ljust(252, b"\0")
+        image = padded + boot2_checksum(padded).to_bytes(4, "little")
+        body = ",".join(str(byte) for byte in image)
+        (self.folder / "obj" / "boot2_image.c").write_text(
+            "#include <stdint.h>\n"
+            '__attribute__((section(".boot2"), used)) const uint8_t ek_boot2[256] = {' + body + "};"
+        )
+
+    def build_id(self, kept: bool, stage: bool) -> bytes:
+        """16 bytes of SHA-256 over everything that goes into the ELF file."""
+        digest = hashlib.sha256()
+
+        def add(name: str, content: bytes) -> None:
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+
+        for name in sorted(self.artifact.files):
+            if name.endswith((".c", ".h", ".S")):
+                add(f"model/{name}", (self.artifact.folder / name).read_bytes())
+        root = firmware_dir()
+        runtime = [*self._runtime_sources(), *sorted((root / "include").glob("*.h"))]
+        port = sorted((root / "port" / str(self.target.port)).iterdir())
+        for path in [*runtime, *(p for p in port if p.suffix in (".h", ".S"))]:
+            add(f"firmware/{path.relative_to(root)}", path.read_bytes())
+        add("compiler", self.toolchain.version.encode())
+        flags = [*self._flags("model"), *self._flags("runtime")]
+        flags += toolchains.link_flags(self.toolchain, self.target)
+        add("flags", "\0".join(flags).encode())
+        add("target", json.dumps(to_json(self.target), sort_keys=True).encode())
+        add("options", f"{kept} {stage}".encode())
+        add("version", Path(__file__).read_bytes())
+        return digest.digest()[:16]
+
+    def link(self, objects: Mapping[str, str], *, kept: bool, stage: bool) -> Firmware:
+        build_id = self.build_id(kept, stage)
+        staging_bytes = self._input_bytes() if stage else 0
+        self._write_image(objects, build_id, kept, staging_bytes)
+        self._compile(self.folder / "obj" / "ek_image.c", "obj/ek_image.o", "runtime")
+        names = [*objects, "obj/ek_image.o"]
+        main = _main_ram(self.target)
+        elf = self.folder / "firmware.elf"
+        self._link(names, main, DEFAULT_STACK_BYTES)
+        bound = stack_bound(elf)
+        stack_bytes = int(self.target.toolchain.get("stack_bytes", DEFAULT_STACK_BYTES))
+        if bound is not None:
+            stack_bytes = _round_up(bound + _FAULT_FRAME_BYTES, 64)
+        self._link(names, main, stack_bytes)
+        image = read_elf(elf, self.target)
+        arena = image.size(".arena")
+        home = self._arena_home(image, main, arena)
+        if home != main:
+            self._link(names, main, stack_bytes, arena_region=home)
+            image = read_elf(elf, self.target)
+        self._check_fit(image)
+        images = self._write_images(elf)
+        flash = [r.name for r in self.target.memory if r.kind == "flash"]
+        flash_bytes = sum(s.nbytes for s in image.sections if s.region in flash)
+        flash_bytes += image.size(".data")  # its initial values
+        ram_bytes = sum(s.nbytes for s in image.sections if s.region not in flash)
+        return Firmware(
+            target=self.target.name,
+            model_name=self.artifact.model_name,
+            model_sha256=self.artifact.model_sha256,
+            engine=self.artifact.engine,
+            elf=elf,
+            build_id=build_id.hex(),
+            compiler=self.toolchain.version,
+            sections=image.sections,
+            symbols=image.symbols,
+            flash_bytes=flash_bytes,
+            ram_bytes=ram_bytes,
+            code_bytes=image.size(".model_code"),
+            weights_bytes=image.size(".weights"),
+            stack_bound_bytes=bound,
+            plan=self.artifact.plan,
+            artifact_folder=self.artifact.folder,
+            images=images,
+        )
+
+    def _input_bytes(self) -> int:
+        plan = self.artifact.plan
+        return 0 if plan is None else sum(view.nbytes for view in plan.inputs)
+
+    def _write_image(
+        self, objects: Mapping[str, str], build_id: bytes, kept: bool, staging_bytes: int
+    ) -> None:
+        """Generates ``ek_image.c``: the model's descriptor, its arena, the build id."""
+        models = [n for n, role in objects.items() if role == "model"]
+        symbol = _model_symbol(self.folder / name for name in models)
+        plan = self.artifact.plan
+        arena = plan.arena_bytes if plan is not None else self.artifact.arena_bytes
+        if arena is None:
+            raise ModelError("the artifact does not say how large its arena is")
+        steps = max(1, len(plan.steps) if plan is not None else 1)
+        flags = (1 if kept else 0) | (2 if staging_bytes else 0)
+        stage = "ek_staging" if staging_bytes else "0"
+        lines = [
+            '#include "ek_image.h"',
+            f"extern const ek_model_t {symbol};",
+            f'__attribute__((section(".arena"), aligned({_ALIGN})))',
+            f"int8_t ek_arena[{_round_up(arena, _ALIGN)}];",
+            f"static uint32_t step_ticks[{steps}], step_crcs[{steps}];",
+        ]
+        if staging_bytes:
+            lines += [
+                f'__attribute__((section(".staging"), aligned({_ALIGN})))',
+                f"uint8_t ek_staging[{staging_bytes}];",
+            ]
+        lines += [
+            "const ek_image_t ek_image = {",
+            f"    .model = &{symbol}, .arena = ek_arena, .staging = {stage},",
+            f"    .staging_bytes = {staging_bytes}, .flags = {flags},",
+            "    .step_ticks = step_ticks, .step_crcs = step_crcs,",
+            f"    .step_capacity = {steps}, .clock_hz = EK_CLOCK_HZ,",
+            f'    .target = "{self.target.name}",',
+            f"    .build_id = {{{', '.join(f'0x{byte:02x}' for byte in build_id)}}},",
+            "};",
+        ]
+        (self.folder / "obj" / "ek_image.c").write_text("\n".join(lines) + "\n")
+
+    def _link(
+        self,
+        objects: Sequence[str],
+        main: Region,
+        stack_bytes: int,
+        arena_region: Region | None = None,
+    ) -> None:
+        script = linker_script(self.target, main, arena_region or main, stack_bytes)
+        (self.folder / "firmware.ld").write_text(script)
+        flags = toolchains.link_flags(self.toolchain, self.target)
+        command = [*self.toolchain.command, *objects, *flags, "-T", "firmware.ld"]
+        if self.toolchain.name == "gcc":
+            command.append("-Wl,-Map=firmware.map")
+        toolchains.run([*command, "-o", "firmware.elf"], self.folder, "the firmware (link)")
+
+    def _arena_home(self, image: _Image, main: Region, arena: int) -> Region:
+        """The first region that takes the arena: the main one, else another."""
+        used = sum(s.nbytes for s in image.sections if s.region == main.name)
+        if used <= main.nbytes:
+            return main
+        for region in _data_regions(self.target):
+            if region != main and arena <= region.nbytes and used - arena <= main.nbytes:
+                return region
+        return main
+
+    def _check_fit(self, image: _Image) -> None:
+        used = {
+            region.name: sum(s.nbytes for s in image.sections if s.region == region.name)
+            for region in self.target.memory
+        }
+        for region in self.target.memory:
+            need = used[region.name]
+            if region.kind == "flash":
+                need += image.size(".data")
+            if need <= region.nbytes:
+                continue
+            if region.kind == "flash":
+                weights, code = image.size(".weights"), image.size(".model_code")
+                raise FitError(
+                    f"the firmware needs {need:,} B of flash; {self.target.name} has "
+                    f"{region.nbytes:,} B",
+                    f"weights {weights:,} B, model code {code:,} B, "
+                    f"runtime {need - weights - code:,} B",
+                    f"edgekit targets --min-flash {_kib(need)}",
+                )
+            arena = image.size(".arena")
+            free = region.nbytes - (need - arena)
+            raise FitError(
+                f"the model needs {arena:,} B of RAM; {self.target.name} has {max(0, free):,} B "
+                f"free beside {need - arena:,} B of stack, data and staging",
+                peak_description(self.artifact.plan),
+                f"edgekit targets --min-ram {_kib(need)}",
+            )
+
+    def _write_images(self, elf: Path) -> dict[str, Path]:
+        start, content = flat_image(elf)
+        images = {"bin": self.folder / "firmware.bin"}
+        images["bin"].write_bytes(content)
+        if self._boot2() is not None:
+            images["uf2"] = self.folder / "firmware.uf2"
+            images["uf2"].write_bytes(uf2(start, content, _RP2040_FAMILY))
+        return images
+
+
+def _round_up(value: int, to: int) -> int:
+    return -(-value // to) * to
+
+
+def _kib(nbytes: int) -> str:
+    return f"{-(-nbytes // 1024)}K"
+
+
+def _data_regions(target: Target) -> list[Region]:
+    """Memories that hold data: not the instruction TCM, which lies at address 0."""
+    return [r for r in target.memory if r.kind in ("ram", "tcm") and r.origin != 0]
+
+
+def _main_ram(target: Target) -> Region:
+    regions = _data_regions(target)
+    if not regions:
+        raise UsageError("the target's file names no RAM", target.name)
+    return regions[0]
+
+
+def peak_description(plan: Plan | None) -> str | None:
+    """The step at which most bytes are live, and the largest buffers there."""
+    if plan is None or not plan.steps:
+        return None
+
+    def live(step: int) -> list[Buffer]:
+        return [b for b in plan.buffers if b.first <= step <= b.last]
+
+    peak = max(plan.steps, key=lambda step: sum(b.nbytes for b in live(step.index)))
+    largest = sorted(live(peak.index), key=lambda b: -b.nbytes)[:4]
+    names = ", ".join(f"{b.name} {b.nbytes:,} B" for b in largest)
+    return f"step {peak.index} {peak.kind} '{peak.name}'; live: {names}"
+
+
+def linker_script(target: Target, main: Region, arena: Region, stack_bytes: int) -> str:
+    """The linker script of a target. The stack is at the bottom of RAM: what overflows it leaves
+    the memory and faults, instead of changing data."""
+    flash = next((r for r in target.memory if r.kind == "flash"), None)
+    if flash is None:
+        raise UsageError("the target's file names no flash", target.name)
+    memory = "\n".join(
+        f"    {r.name} ({'rx' if r.kind == 'flash' else 'rw'}) : "
+        f"ORIGIN = {r.origin:#010x}, LENGTH = {max(r.nbytes, _LINK_BYTES):#x}"
+        for r in (flash, main, *([arena] if arena != main else []))
+    )
+    model = f"*{_MODEL_OBJECT}*.o"
+    return f"""/* {target.name}: generated by edgekit build.
+ * Regions are longer than the memories, so that an image that does not fit can be measured. */
+ENTRY(ek_reset_handler)
+MEMORY
+{{
+{memory}
+}}
+SECTIONS
+{{
+    .boot2 : {{ KEEP(*(.boot2)) }} > {flash.name}
+    .vectors : ALIGN(256) {{ KEEP(*(.vectors)) }} > {flash.name}
+    .model_code : ALIGN(16) {{ {model}(.text .text.*) }} > {flash.name}
+    .text : ALIGN(4) {{ *(.text .text.*) }} > {flash.name}
+    .weights : ALIGN(16) {{ {model}(.rodata .rodata.*) }} > {flash.name}
+    .rodata : ALIGN(4) {{ *(.rodata .rodata.*) . = ALIGN(4); }} > {flash.name}
+    .stack (NOLOAD) : ALIGN(8)
+    {{
+        __ek_stack_limit = .;
+        . = . + {stack_bytes};
+        __ek_stack_top = .;
+    }} > {main.name}
+    .data : ALIGN(8)
+    {{
+        __ek_data_start = .;
+        *(.data .data.*)
+        . = ALIGN(4);
+        __ek_data_end = .;
+    }} > {main.name} AT > {flash.name}
+    __ek_data_load = LOADADDR(.data);
+    .bss (NOLOAD) : ALIGN(8)
+    {{
+        __ek_bss_start = .;
+        *(.bss .bss.* COMMON)
+        . = ALIGN(4);
+        __ek_bss_end = .;
+    }} > {main.name}
+    .noinit (NOLOAD) : ALIGN(8) {{ *(.noinit) }} > {main.name}
+    .staging (NOLOAD) : ALIGN(16) {{ *(.staging) }} > {main.name}
+    .arena (NOLOAD) : ALIGN(16) {{ *(.arena) }} > {arena.name}
+    /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.extab*) *(.comment) }}
+}}
+"""
+
+
+# ---- reading ELF files ----
+
+
+def _elf(path: Path) -> Any:
+    try:
+        from elftools.elf.elffile import ELFFile
+    except ImportError:
+        raise missing_extra("pyelftools", "sim", "building firmware") from None
+    import io
+
+    return ELFFile(io.BytesIO(path.read_bytes()))
+
+
+def _section_bytes(path: Path, name: str) -> bytes:
+    section = _elf(path).get_section_by_name(name)
+    content: bytes = b"" if section is None else section.data()
+    return content
+
+
+def _model_symbol(objects: Iterable[Path]) -> str:
+    """The one global object whose name ends in ``_model``: the model's descriptor."""
+    found = set()
+    for path in objects:
+        for symbol in _elf(path).get_section_by_name(".symtab").iter_symbols():
+            info = symbol["st_info"]
+            if info["type"] == "STT_OBJECT" and info["bind"] == "STB_GLOBAL":
+                if symbol.name.endswith("_model"):
+                    found.add(symbol.name)
+    if len(found) != 1:
+        raise ModelError(
+            f"the artifact's sources define {len(found)} model descriptors; a firmware has one"
+        )
+    return str(found.pop())
+
+
+def read_elf(path: Path, target: Target) -> _Image:
+    """Allocated sections with the region that they lie in, and sized symbols, largest first."""
+    elf = _elf(path)
+    sections = []
+    names = {}
+    for index, section in enumerate(elf.iter_sections()):
+        if not section["sh_flags"] & 2 or section["sh_size"] == 0:
+            continue
+        address = section["sh_addr"]
+        region = next(
+            (r.name for r in sorted(target.memory, key=lambda r: -r.origin) if r.origin <= address),
+            "",
+        )
+        names[index] = section.name
+        sections.append(Section(section.name, region, address, section["sh_size"]))
+    symbols = [
+        Symbol(s.name, names[s["st_shndx"]], s["st_value"], s["st_size"])
+        for s in elf.get_section_by_name(".symtab").iter_symbols()
+        if s["st_size"] > 0 and s["st_shndx"] in names
+    ]
+    symbols.sort(key=lambda s: (-s.nbytes, s.name))
+    return _Image(tuple(sections), tuple(symbols))
+
+
+def flat_image(elf: Path) -> tuple[int, bytes]:
+    """The bytes to be flashed, and the address of the first."""
+    pieces = [
+        (segment["p_paddr"], segment.data())
+        for segment in _elf(elf).iter_segments()
+        if segment["p_type"] == "PT_LOAD" and segment["p_filesz"] > 0
+    ]
+    pieces.sort()
+    start = pieces[0][0]
+    content = bytearray()
+    for address, data in pieces:
+        content.extend(b"\xff" * (address - start - len(content)))
+        content.extend(data)
+    return start, bytes(content)
+
+
+#: UF2 family id of the RP2040: https://github.com/microsoft/uf2 "utils/uf2families.json"
+_RP2040_FAMILY = 0xE48BFF56
+
+
+def uf2(start: int, content: bytes, family: int) -> bytes:
+    """A UF2 file (https://github.com/microsoft/uf2): 512-byte blocks of 256 bytes each."""
+    import struct
+
+    content += b"\0" * (-len(content) % 256)
+    count = len(content) // 256
+    blocks = []
+    for index in range(count):
+        head = struct.pack(
+            "<8I", 0x0A324655, 0x9E5D5157, 0x2000, start + 256 * index, 256, index, count, family
+        )
+        data = content[256 * index : 256 * (index + 1)].ljust(476, b"\0")
+        blocks.append(head + data + struct.pack("<I", 0x0AB16F30))
+    return b"".join(blocks)
+
+
+def boot2_checksum(code: bytes) -> int:
+    """The RP2040 boot ROM's CRC-32: most significant bit first, not inverted at the end."""
+    reverse = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    value = zlib.crc32(code.translate(reverse)) ^ 0xFFFFFFFF
+    return int(f"{value:032b}"[::-1], 2)
+
+
+# ---- the stack's static bound ----
+
+#: Functions that indirect calls never reach: they start or end everything.
+_NEVER_CALLED = {"ek_reset_handler", "ek_start", "ek_fault_record", "fault_handler", "main"}
+
+
+@dataclass
+class _Function:
+    name: str
+    address: int
+    nbytes: int
+    model: bool
+    frame: int = 0
+    dynamic: bool = False
+    indirect: bool = False
+    calls: frozenset[int] = frozenset()
+
+
+def stack_bound(elf_path: Path) -> int | None:
+    """The most stack that the firmware can use, in bytes, from its machine code.
+
+    Every push and every subtraction from the stack pointer counts as if all happened; a call
+    through a pointer from the runtime may reach every function whose address is taken, one from
+    the model's code every step. ``None`` where a frame's size is not fixed, where calls form a
+    cycle, or where the disassembler (capstone) is not installed.
+    """
+    try:
+        import capstone  # noqa: F401
+    except ImportError:
+        return None
+    elf = _elf(elf_path)
+    functions = _functions(elf)
+    taken = _taken_addresses(elf, functions)
+    by_name = {f.name: f for f in functions.values()}
+    if "ek_start" not in by_name:
+        return None
+    steps = frozenset(
+        f.address for f in functions.values() if f.model and re.search(r"_s\d+$", f.name)
+    )
+    anything = frozenset(
+        address for address in taken if functions[address].name not in _NEVER_CALLED
+    )
+    depths: dict[int, int] = {}
+    active: set[int] = set()
+
+    def depth(address: int) -> int | None:
+        if address in depths:
+            return depths[address]
+        function = functions[address]
+        if function.dynamic or address in active:
+            return None
+        active.add(address)
+        callees = set(function.calls)
+        if function.indirect:
+            callees |= steps if function.model else anything
+        deepest = 0
+        for callee in sorted(callees):
+            below = depth(callee)
+            if below is None:
+                return None
+            deepest = max(deepest, below)
+        active.discard(address)
+        depths[address] = function.frame + deepest
+        return depths[address]
+
+    return depth(by_name["ek_start"].address)
+
+
+def _functions(elf: Any) -> dict[int, _Function]:
+    import capstone
+
+    model_sections = {
+        i for i, section in enumerate(elf.iter_sections()) if section.name == ".model_code"
+    }
+    functions: dict[int, _Function] = {}
+    for symbol in elf.get_section_by_name(".symtab").iter_symbols():
+        if symbol["st_info"]["type"] == "STT_FUNC" and isinstance(symbol["st_shndx"], int):
+            address = symbol["st_value"] & ~1
+            functions.setdefault(
+                address,
+                _Function(
+                    symbol.name, address, symbol["st_size"], symbol["st_shndx"] in model_sections
+                ),
+            )
+    decoder = capstone.Cs(
+        capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS | capstone.CS_MODE_V8
+    )
+    decoder.skipdata = True
+    starts = sorted(functions)
+    for section in elf.iter_sections():
+        if not section["sh_flags"] & 4 or section["sh_type"] != "SHT_PROGBITS":
+            continue
+        base, content = section["sh_addr"], section.data()
+        data = _data_ranges(elf, base, base + len(content))
+        inside = [a for a in starts if base <= a < base + len(content)]
+        for position, address in enumerate(inside):
+            end = inside[position + 1] if position + 1 < len(inside) else base + len(content)
+            function = functions[address]
+            if function.nbytes:
+                end = min(end, address + function.nbytes)
+            calls: set[int] = set()
+            for low, high in _code_ranges(address, end, data):
+                code = content[low - base : high - base]
+                for item in decoder.disasm_lite(code, low):
+                    _look(function, calls, starts, *item)
+            function.calls = frozenset(calls)
+    return functions
+
+
+def _data_ranges(elf: Any, low: int, high: int) -> list[tuple[int, int]]:
+    """Literal pools and tables inside code, from the ``$d`` and ``$t`` mapping symbols."""
+    marks = sorted(
+        (s["st_value"] & ~1, s.name[:2])
+        for s in elf.get_section_by_name(".symtab").iter_symbols()
+        if s.name[:2] in ("$d", "$t") and low <= s["st_value"] < high
+    )
+    ranges = []
+    for index, (address, kind) in enumerate(marks):
+        end = marks[index + 1][0] if index + 1 < len(marks) else high
+        if kind == "$d" and end > address:
+            ranges.append((address, end))
+    return ranges
+
+
+def _code_ranges(
+    start: int, end: int, data: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    position = start
+    for low, high in data:
+        if high <= position or low >= end:
+            continue
+        if low > position:
+            yield position, low
+        position = max(position, high)
+    if position < end:
+        yield position, end
+
+
+def _look(
+    function: _Function,
+    calls: set[int],
+    starts: Sequence[int],
+    address: int,
+    size: int,
+    mnemonic: str,
+    operands: str,
+) -> None:
+    """Adds what one instruction does to the stack and to the call graph."""
+    name = mnemonic.split(".")[0]
+    if name in ("push", "vpush") or (name in ("stmdb", "vstmdb") and operands.startswith("sp!")):
+        function.frame += _register_bytes(operands)
+    elif name in ("str", "strd") and re.search(r"\[sp, #-(0x[0-9a-f]+|\d+)\]!", operands):
+        match = re.search(r"\[sp, #-(0x[0-9a-f]+|\d+)\]!", operands)
+        function.frame += int(match.group(1), 0) if match else 0
+    elif name in ("sub", "subw") and operands.startswith("sp,"):
+        immediate = operands.rpartition("#")[2] if "#" in operands else ""
+        if immediate:
+            function.frame += int(immediate, 0)
+        else:
+            function.dynamic = True
+    elif name == "add" and operands.startswith("sp,") and "#" not in operands:
+        function.dynamic = True
+    elif name == "blx" and not operands.startswith("#"):
+        function.indirect = True
+    elif name == "bx" and operands != "lr":
+        # r12 (ip) and others: a tail call through a pointer; in libgcc also a switch
+        function.indirect = True
+    elif (name.startswith("b") and operands.startswith("#")) or name in ("cbz", "cbnz"):
+        target = int(operands.rpartition("#")[2], 0) & ~1
+        if not function.address <= target < function.address + max(function.nbytes, 2):
+            import bisect
+
+            index = bisect.bisect_right(starts, target) - 1
+            if index >= 0 and starts[index] != function.address:
+                calls.add(starts[index])
+
+
+def _register_bytes(operands: str) -> int:
+    inside = operands[operands.index("{") + 1 : operands.index("}")]
+    total = 0
+    for item in inside.split(","):
+        first, _, last = item.strip().partition("-")
+        count = int(last[1:]) - int(first[1:]) + 1 if last else 1
+        total += count * {"d": 8, "q": 16}.get(first[0], 4)
+    return total
+
+
+def _taken_addresses(elf: Any, functions: Mapping[int, _Function]) -> set[int]:
+    """Functions whose address stands in a table, in a literal, or in a MOVW/MOVT pair."""
+    import struct
+
+    taken = set()
+    for section in elf.iter_sections():
+        if not section["sh_flags"] & 2 or section["sh_type"] != "SHT_PROGBITS":
+            continue
+        if section.name == ".vectors":
+            continue
+        content = section.data()
+        for (word,) in struct.iter_unpack("<I", content[: len(content) // 4 * 4]):
+            if word & 1 and (word & ~1) in functions:
+                taken.add(word & ~1)
+        if section["sh_flags"] & 4:
+            taken |= {a for a in _moved_constants(content) if a in functions}
+    return taken
+
+
+def _moved_constants(code: bytes) -> Iterator[int]:
+    """Constants that MOVW/MOVT pairs build (T3 and T1 encodings), without their lowest bit."""
+    import struct
+
+    halves = [h for (h,) in struct.iter_unpack("<H", code[: len(code) // 2 * 2])]
+    low: dict[int, int] = {}
+    for first, second in zip(halves, halves[1:], strict=False):
+        kind = first & 0xFBF0
+        if kind not in (0xF240, 0xF2C0) or second & 0x8000:
+            continue
+        value = (
+            (first & 0xF) << 12 | (first >> 10 & 1) << 11 | (second >> 12 & 7) << 8 | second & 0xFF
+        )
+        register = second >> 8 & 0xF
+        if kind == 0xF240:
+            low[register] = value
+        elif register in low and low[register] & 1:
+            yield (value << 16 | low[register]) & ~1
