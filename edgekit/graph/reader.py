@@ -30,6 +30,7 @@ _MAX_ITEMS = 1_000_000
 #: TensorFlow itself allows 6 to 8 dimensions; anything far beyond is garbage.
 _MAX_RANK = 16
 _MAX_ELEMENTS = 1 << 40
+_MAX_SHOWN = 200
 
 #: Option fields that are enumerations, with their value names.
 _ENUM_FIELDS = {
@@ -116,6 +117,12 @@ def _follow(buf: bytes, pos: int) -> int:
     if target + 4 > len(buf):
         raise _Malformed(f"an offset at byte {pos} leads to byte {target} of {len(buf)}")
     return target
+
+
+def shown(name: str) -> str:
+    """A text from a file as it can be printed: one line, no control characters, not endless."""
+    cleaned = "".join(c if c.isprintable() else "\ufffd" for c in name[: _MAX_SHOWN + 1])
+    return cleaned if len(cleaned) <= _MAX_SHOWN else cleaned[: _MAX_SHOWN - 1] + "…"
 
 
 def read_model(source: str | Path | bytes, name: str | None = None) -> Model:
@@ -264,7 +271,7 @@ def _tensor(index: int, table: _Table, buffers: list[bytes | None]) -> Tensor:
     # A constant with a sparsity table (field 6) stores fewer bytes than its shape says.
     if sized and len(tensor.raw or b"") != tensor.nbytes and table.table(6) is None:
         raise _Malformed(
-            f"tensor {index} '{tensor.name}' holds {len(tensor.raw or b'')} bytes "
+            f"tensor {index} '{shown(tensor.name)}' holds {len(tensor.raw or b'')} bytes "
             f"where its shape {list(shape)} of {dtype} needs {tensor.nbytes}"
         )
     return tensor
