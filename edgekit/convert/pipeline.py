@@ -1,0 +1,332 @@
+"""The whole conversion: recognise, load, calibrate, quantise, describe, verify, write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgekit
+from edgekit.convert import calibration, metadata, packing, quantize, sources, verify
+from edgekit.convert.calibration import Reading, Samples
+from edgekit.convert.metadata import Description, Provenance
+from edgekit.convert.quantize import Io, Quantize
+from edgekit.errors import ModelError, UsageError
+from edgekit.files import write_atomic
+from edgekit.graph import read_model
+from edgekit.records import to_json
+
+if TYPE_CHECKING:
+    from edgekit.convert.sources import FloatModel, Source
+    from edgekit.graph import Model
+
+_RANDOM = "random"
+_UNCALIBRATED = "UNCALIBRATED: ranges from random values, for shape-only work"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``edgekit convert`` was asked for.
+
+    ``calibration_data`` is a path, ``"random"``, or ``None``. ``calibration_samples`` are used
+    to find ranges, ``verification_samples`` at most to compare the models.
+    """
+
+    source: Path
+    output: Path
+    quantize: Quantize = "int8"
+    io: Io | None = None
+    calibration_data: Path | str | None = None
+    validation_data: Path | None = None
+    calibration_samples: int = 200
+    verification_samples: int = 200
+    reading: Reading = field(default_factory=Reading)
+    description: Description = field(default_factory=Description)
+    allow_custom_code: bool = False
+    custom_objects: Path | None = None
+    signature: str | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the conversion gave; ``size_*_bytes`` are files, ``ops`` counts by operator."""
+
+    source: str
+    source_sha256: str
+    format: str
+    output: str
+    output_sha256: str
+    quantize: str
+    io: str
+    calibration: Mapping[str, Any]
+    uncalibrated: bool
+    ops: Mapping[str, int]
+    full_integer: bool
+    non_integer: tuple[verify.NonInteger, ...]
+    size_before_bytes: int
+    size_after_bytes: int
+    quality: verify.Quality | None
+    targets: Mapping[str, Any]
+    metadata: metadata.ModelMetadata | None
+    warnings: tuple[str, ...]
+
+
+def convert(request: Request, progress: Callable[[str], None] = lambda stage: None) -> Report:
+    """Converts a model and writes it, with a manifest beside it (``OUT.manifest.json``).
+
+    Args:
+        request: what to do.
+        progress: called with a sentence when a stage begins.
+
+    Raises:
+        ModelError: the model or the data cannot be used.
+        UsageError: the request makes no sense.
+        MissingDependency: TensorFlow is needed and not installed.
+    """
+    if not request.output.parent.is_dir():
+        raise UsageError("the output's folder does not exist", str(request.output.parent))
+    if request.output.is_dir():
+        raise UsageError("the output is a folder; -o takes a file", str(request.output))
+    source = sources.identify(request.source)
+    if request.output.resolve() == request.source.resolve():
+        raise UsageError("the output would replace the source", str(request.output))
+    if source.format == "tflite":
+        content, parts = _pass_through(source, request)
+    else:
+        content, parts = _from_float(source, request, progress)
+    progress("verifying")
+    return _finish(source, request, content, parts)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a conversion found out on its way to the bytes."""
+
+    quantize: str
+    io: str
+    calibration: Mapping[str, Any]
+    uncalibrated: bool
+    quality: verify.Quality | None
+    warnings: tuple[str, ...]
+
+
+def _from_float(
+    source: Source, request: Request, progress: Callable[[str], None]
+) -> tuple[bytes, _Parts]:
+    mode = request.quantize
+    io = quantize.io_type(mode, request.io)
+    _require_calibration(request, source)
+    progress(f"loading {source.path.name}")
+    model = sources.load(
+        source,
+        allow_custom_code=request.allow_custom_code,
+        custom_objects=request.custom_objects,
+        signature=request.signature,
+        input_shapes=request.input_shapes,
+    )
+    for_ranges, for_quality, data = _samples(request, model)
+    count = len(for_ranges) if for_ranges is not None else 0
+    progress(f"converting to {mode}" + (f" with {count} calibration samples" if count else ""))
+    raw = quantize.quantize(model, mode, io, for_ranges)
+    calibrated = for_ranges.kind if for_ranges is not None else "none"
+    provenance = Provenance(
+        edgekit.__version__, source.sha256, source.format, mode, io, calibrated, count
+    )
+    content = packing.repack(
+        raw,
+        entries={metadata.ENTRY: metadata.provenance_entry(provenance)},
+        description=_UNCALIBRATED if provenance.uncalibrated else "",
+        output_names=_names(model.outputs),
+    )
+    warnings = list(for_ranges.warnings) if for_ranges is not None else []
+    if provenance.uncalibrated:
+        warnings.append(
+            "uncalibrated: the ranges come from random values, and the model is good for "
+            "shapes, sizes and timing only"
+        )
+    elif for_ranges is not None and (few := calibration.few_samples_warning(count)):
+        warnings.append(few)
+    quality = None
+    if for_quality is not None:
+        progress(f"comparing float and integer outputs on {len(for_quality)} samples")
+        quality = _quality(model, read_model(content), for_quality, data)
+        warnings.extend(w for w in for_quality.warnings if w not in warnings)
+    stated = {"kind": calibrated, "samples": count}
+    parts = _Parts(mode, io, stated, provenance.uncalibrated, quality, tuple(warnings))
+    return content, parts
+
+
+def _require_calibration(request: Request, source: Source) -> None:
+    if request.calibration_data is None and quantize.needs_calibration(request.quantize):
+        raise UsageError(
+            f"--quantize {request.quantize} needs samples to find the ranges of activations",
+            str(source.path),
+            "--calibration-data FILE, or --calibration random for shape-only work",
+        )
+
+
+def _samples(request: Request, model: FloatModel) -> tuple[Samples | None, Samples | None, str]:
+    """Samples to calibrate with, samples to compare on, and what the latter are."""
+    given: Samples | None = None
+    if request.calibration_data == _RANDOM:
+        given = calibration.random_samples(model.inputs)
+    elif request.calibration_data is not None:
+        given = calibration.read_samples(
+            Path(request.calibration_data), model.inputs, request.reading
+        )
+    most = request.verification_samples
+    if request.validation_data is not None:
+        checked = calibration.read_samples(request.validation_data, model.inputs, request.reading)
+        for_quality, data = checked, "validation data"
+        if given is not None and len(given) > request.calibration_samples:
+            given = given.take(calibration.spaced(len(given), request.calibration_samples))
+    elif given is None:
+        return None, None, ""
+    elif given.kind == "random":
+        for_quality, data = given, "random values"
+    else:
+        given, rest = calibration.split(given, request.calibration_samples)
+        for_quality, data = (given, "calibration data") if rest is None else (rest, "held out")
+    if most == 0:
+        return given, None, ""
+    return given, for_quality.take(calibration.spaced(len(for_quality), most)), data
+
+
+def _quality(model: FloatModel, converted: Model, samples: Samples, data: str) -> verify.Quality:
+    order = _input_order(model, converted)
+    runtime, integers = verify.integer_outputs(converted, samples, order)
+    return verify.compare(
+        verify.float_outputs(model, samples),
+        integers,
+        labels=samples.labels,
+        data=data,
+        runtime=runtime,
+        output_is_input=[p.shape for p in model.outputs] == [p.shape for p in model.inputs],
+    )
+
+
+def _input_order(model: FloatModel, converted: Model) -> list[int]:
+    """For each input of the converted model its place among the float model's."""
+    names = [re.sub(r"\W", "_", port.name) for port in model.inputs]
+    order = [
+        names.index(name) if (name := t.name.partition(":")[0]) in names else -1
+        for t in converted.input_tensors
+    ]
+    if -1 in order or len(set(order)) != len(names):
+        # The converter keeps the order of a function's arguments.
+        order = list(range(len(converted.inputs)))
+    if len(order) != len(names):
+        raise ModelError(
+            f"the converted model has {len(order)} inputs, the source {len(names)}: "
+            "some are not used by any output",
+            ", ".join(names),
+        )
+    return order
+
+
+def _names(ports: tuple[sources.Port, ...]) -> list[str]:
+    return [port.name for port in ports]
+
+
+def _pass_through(source: Source, request: Request) -> tuple[bytes, _Parts]:
+    model = read_model(source.path)
+    if not verify.is_quantized(model):
+        raise ModelError(
+            "this .tflite model is float, and its training framework's form is needed to "
+            "quantise it",
+            str(source.path),
+            "edgekit convert on the .keras, .h5 or SavedModel that it was made from",
+        )
+    if request.calibration_data is not None:
+        raise UsageError(
+            "this .tflite model is quantised already: calibration data would change nothing",
+            str(source.path),
+        )
+    found = metadata.read_provenance(model)
+    io_types = {t.dtype for t in (*model.input_tensors, *model.output_tensors)}
+    warnings = []
+    if found is not None and found.uncalibrated:
+        warnings.append("uncalibrated: the ranges of this model come from random values")
+    parts = _Parts(
+        quantize=found.quantize if found else "as it was",
+        io="/".join(sorted(io_types)),
+        calibration={
+            "kind": found.calibration if found else "unknown",
+            "samples": found.samples if found else None,
+        },
+        uncalibrated=found is not None and found.uncalibrated,
+        quality=None,
+        warnings=tuple(warnings),
+    )
+    return model.raw, parts
+
+
+def _finish(source: Source, request: Request, content: bytes, parts: _Parts) -> Report:
+    if request.description.labels or request.description.texts:
+        content = metadata.write_metadata(content, request.description, request.output.stem)
+    model = read_model(content, request.output.stem)
+    problems = verify.non_integer_tensors(model)
+    warnings = list(parts.warnings)
+    if problems and parts.quantize in ("int8", "int16x8", "as it was"):
+        first = problems[0]
+        place = "" if first.op is None else f" at operator {first.op} {first.kind}"
+        warnings.append(
+            f"not full-integer: {len(problems)} tensors, first '{first.tensor}' ({first.dtype})"
+            f"{place}: {first.reason}"
+        )
+    ops: dict[str, int] = {}
+    for graph in model.graphs:
+        for op in graph.ops:
+            ops[op.kind] = ops.get(op.kind, 0) + 1
+    report = Report(
+        source=source.path.name,
+        source_sha256=source.sha256,
+        format=source.format,
+        output=request.output.name,
+        output_sha256=model.sha256,
+        quantize=parts.quantize,
+        io=parts.io,
+        calibration=parts.calibration,
+        uncalibrated=parts.uncalibrated,
+        ops=ops,
+        full_integer=not problems,
+        non_integer=problems,
+        size_before_bytes=source.nbytes,
+        size_after_bytes=len(content),
+        quality=parts.quality,
+        targets=verify.on_targets(model),
+        metadata=metadata.read_metadata(model),
+        warnings=tuple(warnings),
+    )
+    write_atomic(request.output, content)
+    write_atomic(manifest_path(request.output), _manifest(report))
+    return report
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the manifest of a converted model is: beside it."""
+    return output.with_name(f"{output.stem}.manifest.json")
+
+
+def _manifest(report: Report) -> str:
+    import json
+
+    from edgekit.console import SCHEMA_VERSION
+
+    return (
+        json.dumps(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "edgekit": edgekit.__version__,
+                "stage": "convert",
+                "model": {"name": Path(report.output).stem, "sha256": report.output_sha256},
+                **{key: value for key, value in to_json(report).items() if key != "targets"},
+            },
+            indent=2,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
