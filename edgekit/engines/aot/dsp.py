@@ -1,0 +1,312 @@
+"""Kernels for cores with the DSP extension (Cortex-M4, M7, M33) that operators' files offer.
+
+Each function returns the exact candidates for a node, or none where the kernel does not apply.
+``scales`` are the effective ones (input times weight over output), one per output channel.
+Costs are instructions, from the instruction sequences in ``firmware/kernels/*_dsp.h``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.engines.aot.lowering import (
+    Argument,
+    Data,
+    Input,
+    Kernel,
+    Literal,
+    Node,
+    Output,
+    Overlap,
+    Scratch,
+    Table,
+    activation_range,
+    padding,
+    quantize_multiplier,
+    sliding_shift,
+)
+from edgekit.engines.aot.requant import linear_requantization
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Output pixels that EK_DOT computes together (EK_DSP_PIXELS in ek_dot_s8_dsp.h).
+_PIXELS = 6
+#: Fraction bits of the linear requantisation for which kernels exist, the finer one first.
+_FRACTION_BITS = (4, 2)
+
+
+@dataclass(frozen=True)
+class _Requant:
+    """A table of constants per output channel; ``q`` 0 means TFLM's double rounding as it is."""
+
+    q: int
+    table: NDArray[Any]
+
+    @property
+    def instructions(self) -> int:
+        """Per output, with its store."""
+        return 3 if self.q else 6
+
+
+def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """CONV_2D without dilation, as a matrix product over widened columns."""
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    if _dilated(node) or input_.shape[0] != 1:
+        return ()
+    out_c, k_h, k_w, in_c = weights.shape
+    _, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    if channels != in_c:
+        return ()  # grouped convolution
+    rows = weights.data().reshape(out_c, -1)
+    requant = _requantization(node, rows, scales)
+    if requant is None:
+        return ()
+    depth = rows.shape[1]
+    groups = (depth + 3) // 4
+    padded = np.zeros((out_c, 4 * groups), np.int8)
+    padded[:, :depth] = rows
+    stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
+    pad = padding(node, (in_h, in_w), (k_h, k_w), stride, (1, 1), (out_h, out_w))
+    window: dict[str, Any] = {"window": (k_h, k_w), "stride": stride, "pad": pad}
+    reach = sliding_shift(
+        (in_h, in_w, in_c), (out_h, out_w, out_c), block=_PIXELS, buffered=True, **window
+    )
+    pixels = out_h * out_w
+    blocks = -(-pixels // _PIXELS)
+    per_block = out_c * (18 * groups + 3 * ((groups + 3) // 4) + 22 + 6 * requant.instructions)
+    plain = (k_h, k_w) == (1, 1) and stride == (1, 1) and pad == (0, 0)
+    if plain:
+        function, widen = "ek_conv_2d_1x1_s8_dsp", 4.5 * groups + 8
+        sizes = {"pixels": pixels, "in_c": in_c, "out_c": out_c}
+        tail: tuple[Argument, ...] = ()
+    else:
+        function = "ek_conv_2d_s8_dsp"
+        widen = (5.0 if in_c % 4 == 0 else 10.0) * groups + 10 * k_h * k_w
+        sizes = {
+            "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
+            "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
+            "pad_h": pad[0], "pad_w": pad[1],
+        }  # fmt: skip
+        tail = (Literal("zero_point", input_.zero_point),)
+    return (
+        Kernel(
+            function=function,
+            header="ek_conv_2d_s8_dsp.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                Scratch("int16_t"),
+                *(Literal(name, value) for name, value in sizes.items()),
+                *tail,
+                Literal("q", requant.q),
+                Output(0),
+            ),  # fmt: skip
+            tables=(
+                Table("weights", "int8_t", padded),
+                Table("requant", "int32_t", requant.table),
+            ),
+            requires=("dsp",),
+            scratch_bytes=8 * _PIXELS * groups,
+            scratch_align=8,
+            overlaps=(Overlap(max_shift=reach),),
+            cost=blocks * per_block + pixels * widen,
+        ),
+    )
+
+
+def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """DEPTHWISE_CONV_2D 3x3 with multiplier 1 and stride 1 or 2, plane by plane, in place."""
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    stride = int(node.options["stride_h"])
+    applies = (
+        weights.shape[1:3] == (3, 3)
+        and weights.shape[3] == input_.shape[3]
+        and stride == int(node.options["stride_w"])
+        and stride in (1, 2)
+        and input_.shape[0] == 1
+        and not _dilated(node)
+    )
+    if not applies:
+        return ()
+    _, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    planes = np.ascontiguousarray(weights.data().reshape(9, channels).T)
+    requant = _requantization(node, planes, scales)
+    if requant is None:
+        return ()
+    row = stride * (out_w + out_w % 2) + 2
+    rows = (out_h - 1) * stride + 3
+    if 4 * row > 1016:
+        return ()  # the second row is out of LDRD's reach
+    pad = padding(node, (in_h, in_w), (3, 3), (stride, stride), (1, 1), (out_h, out_w))
+    sizes = {
+        "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
+        "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
+    }  # fmt: skip
+    per_output = 8.5 + 1.5 * stride + requant.instructions
+    in_seen = min(in_h, rows) * min(in_w, row)
+    return (
+        Kernel(
+            function="ek_depthwise_conv_2d_3x3_s8_dsp",
+            header="ek_depthwise_conv_2d_3x3_s8_dsp.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                Scratch("int16_t"),
+                *(Literal(name, value) for name, value in sizes.items()),
+                Literal("q", requant.q),
+                Output(0),
+            ),  # fmt: skip
+            tables=(
+                Table("weights", "int8_t", planes),
+                Table("requant", "int32_t", requant.table),
+            ),
+            requires=("dsp",),
+            scratch_bytes=2 * row * rows,
+            # Channel c of the output overwrites nothing but channel c of the input.
+            overlaps=(Overlap(min_shift=0, max_shift=0),),
+            cost=channels * (out_h * out_w * per_output + 2.6 * in_seen + 8 * out_h + 60)
+            + 1.5 * row * rows,
+        ),
+    )
+
+
+def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """FULLY_CONNECTED of one row whose depth is a multiple of four."""
+    output = node.output
+    weights = node.constant_input(1, "weights")
+    out_c, in_c = weights.shape
+    if output.elements != out_c or in_c % 4:
+        return ()
+    accumulators = _accumulators(node, weights.data())
+    low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
+    multipliers, shifts = _multipliers(scales)
+    if (low, high) != (-128, 127) or not _exact_applies(accumulators, shifts):
+        return ()
+    per_channel = len(set(zip(multipliers.tolist(), shifts.tolist(), strict=True))) > 1
+    blocks = -(-out_c // 4)
+    rows = np.zeros((4 * blocks, in_c), np.int8)
+    rows[:out_c] = weights.data()
+    interleaved = rows.reshape(blocks, 4, in_c // 4, 4).transpose(0, 2, 1, 3)
+    exact = np.zeros((4 * blocks, 4), np.int64)
+    exact[:out_c] = _exact_table(accumulators.bias, multipliers, shifts, output.zero_point)
+    table = exact if per_channel else exact[:, :1]
+    _, multiplier, addend, shift = exact[0].tolist()
+    requant_cost = 4 * blocks * 7
+    candidates = []
+    for wide in (True, False):
+        cost = blocks * (in_c // 4) * (18.5 if wide else 20.5) + requant_cost + 14 * blocks
+        candidates.append(
+            Kernel(
+                function="ek_fully_connected_s8_dsp",
+                header="ek_fully_connected_s8_dsp.h",
+                args=(
+                    Input(0),
+                    Data("weights"),
+                    Data("requant"),
+                    Scratch("int16_t"),
+                    Literal("use_wide", int(wide)),
+                    Literal("per_channel", int(per_channel)),
+                    Literal("in_c", in_c),
+                    Literal("out_c", out_c),
+                    Literal("multiplier", multiplier, soft=True),
+                    Literal("add", addend, soft=True),
+                    Literal("shift", shift, soft=True),
+                    Output(0),
+                ),  # fmt: skip
+                tables=(
+                    Table("weights", "int8_t", np.ascontiguousarray(interleaved)),
+                    Table("requant", "int32_t", table),
+                ),
+                requires=("dsp",),
+                scratch_bytes=2 * in_c if wide else 0,
+                # The widened copy is complete before the first output is written.
+                overlaps=(Overlap(),) if wide else (),
+                align_bytes=4,
+                cost=cost + (in_c if wide else 0),
+            )
+        )
+    return tuple(candidates)
+
+
+# -- requantisation -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Accumulators:
+    """Range of every output channel's accumulator, and the bias with the zero point folded in."""
+
+    low: NDArray[Any]
+    high: NDArray[Any]
+    bias: NDArray[Any]
+
+
+def _accumulators(node: Node, rows: NDArray[Any]) -> _Accumulators:
+    """``rows``: the weights of each output channel, shape [channels, depth]."""
+    zero = node.activation_input(0).zero_point
+    bias = node.optional_constant(2, "bias")
+    wide = rows.astype(np.int64)
+    offset = np.zeros(len(rows), np.int64) if bias is None else bias.data().astype(np.int64)
+    ends = wide * (-128 - zero), wide * (127 - zero)
+    return _Accumulators(
+        low=offset + np.minimum(*ends).sum(axis=1),
+        high=offset + np.maximum(*ends).sum(axis=1),
+        bias=offset - zero * wide.sum(axis=1),
+    )
+
+
+def _multipliers(scales: list[float]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Multiplier and shift of every channel."""
+    pairs = [quantize_multiplier(scale) for scale in scales]
+    return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
+
+
+def _exact_applies(accumulators: _Accumulators, shifts: NDArray[Any]) -> bool:
+    """The double rounding in five instructions wants a right shift and a doubling that fits."""
+    limit = 1 << 30
+    small = accumulators.low.min() > -limit and accumulators.high.max() < limit
+    return bool(small and shifts.max() <= -1 and shifts.min() >= -30)
+
+
+def _exact_table(
+    bias: NDArray[Any], multipliers: NDArray[Any], shifts: NDArray[Any], zero_point: int
+) -> NDArray[Any]:
+    right = -shifts
+    add = (zero_point << right) + (1 << (right - 1))
+    return np.stack([bias, multipliers, add, right], axis=1)
+
+
+def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Requant | None:
+    """The cheapest exact requantisation, ``None`` where neither kind applies."""
+    output = node.output
+    low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
+    if (low, high) != (-128, 127):
+        return None
+    accumulators = _accumulators(node, rows)
+    multipliers, shifts = _multipliers(scales)
+    for q in _FRACTION_BITS:
+        linear = linear_requantization(
+            accumulators.low, accumulators.high, multipliers, shifts, output.zero_point, q
+        )
+        if linear is not None:
+            table = np.stack([accumulators.bias + linear.delta, linear.mult, linear.add], axis=1)
+            return _Requant(q, table)
+    if not _exact_applies(accumulators, shifts):
+        return None
+    return _Requant(0, _exact_table(accumulators.bias, multipliers, shifts, output.zero_point))
+
+
+def _dilated(node: Node) -> bool:
+    return (
+        int(node.options.get("dilation_h_factor", 1)) != 1
+        or int(node.options.get("dilation_w_factor", 1)) != 1
+    )
