@@ -23,8 +23,30 @@ from edgekit.errors import EdgekitError
 _COMMANDS = Path(__file__).parent / "commands"
 
 
+#: key of ``click.Context.meta`` for the arguments as they were given
+_ARGUMENTS = "edgekit.arguments"
+
+
+class _ReaderLeft(Exception):  # noqa: N818
+    """The reader of our output (head, less) left: no error, but nothing more to write."""
+
+
 class _Verbs(click.Group):
     """A group whose commands are the files of ``edgekit/commands``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would end with code 1 here. Only if it is our own output that nobody reads
+            # is it no error; a link that broke must not pass silently.
+            if _output_is_unread():
+                raise _ReaderLeft from None
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(
@@ -61,6 +83,17 @@ class _Verbs(click.Group):
                 formatter.write_dl(rows)
 
 
+def _output_is_unread() -> bool:
+    """Whether standard output is a pipe whose other end is closed."""
+    import select
+
+    if not hasattr(select, "poll"):  # Windows, where links do not raise BrokenPipeError
+        return True
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def _summary(verb: str) -> str:
     """The first line of a command file's docstring, read without importing the file."""
     with (_COMMANDS / f"{verb.replace('-', '_')}.py").open(encoding="utf-8") as file:
@@ -83,7 +116,7 @@ def _summary(verb: str) -> str:
 def cli(ctx: click.Context, config: str | None) -> None:
     """Takes a trained model to a measured binary on an edge device."""
     # A verb's --help must come out even when the settings file is broken.
-    if not {"-h", "--help"}.intersection(ctx.args):
+    if not {"-h", "--help"}.intersection(ctx.meta[_ARGUMENTS]):
         _load_settings(ctx, config)
 
 
@@ -128,8 +161,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) left: no error, but nothing more to write.
+    except (_ReaderLeft, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)

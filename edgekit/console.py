@@ -67,9 +67,15 @@ def print_table(
         table.add_column(heading, justify="right" if justify == "right" else "left")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would exit with code 1; edgekit.cli knows that a reader who leaves is no error
+            raise BrokenPipeError
+
+    console = Output(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     if not sys.stdout.isatty():
-        console = Console(highlight=False, markup=False, width=200)
+        console = Output(highlight=False, markup=False, width=200)
     console.print(table)
 
 
