@@ -205,7 +205,12 @@ def _engines(model: Model) -> dict[str, Any]:
     found = {}
     for name in engines.names():
         engine = importlib.import_module(f"edgekit.engines.{name}")
-        support = engine.supports(model, None)
+        try:
+            support = engine.supports(model, None)
+        except Exception as error:
+            # Engines look at operators one by one and trip over some of the ways in which a
+            # hostile file can be nonsense; what the file is can be told all the same.
+            support = engines.Support(False, (_tripped(error),))
         found[name] = {
             "title": engine.TITLE,
             "ok": support.ok,
@@ -216,16 +221,26 @@ def _engines(model: Model) -> dict[str, Any]:
 
 def _targets(model: Model) -> list[dict[str, Any]]:
     """A verdict for every target and engine; the memory figures are estimates."""
-    from edgekit.engines import support_table
+    from edgekit.engines import Verdict, support_table
     from edgekit.records import to_json
+    from edgekit.targets import list_targets
 
     rows = []
-    for verdict in support_table(model):
-        row: dict[str, Any] = to_json(verdict)
-        row["reasons"] = [shown(reason) for reason in verdict.reasons]
-        row["memory_kind"] = "estimated" if verdict.ram_bytes is not None else None
-        rows.append(row)
+    for target in list_targets():
+        try:
+            verdicts = support_table(model, [target])
+        except Exception as error:
+            verdicts = (Verdict(target.name, "", "unsupported", (_tripped(error),)),)
+        for verdict in verdicts:
+            row: dict[str, Any] = to_json(verdict)
+            row["reasons"] = [shown(reason) for reason in verdict.reasons]
+            row["memory_kind"] = "estimated" if verdict.ram_bytes is not None else None
+            rows.append(row)
     return rows
+
+
+def _tripped(error: Exception) -> str:
+    return f"the model makes no sense to the engine ({type(error).__name__}: {error})"
 
 
 def _option(value: Any) -> Any:

@@ -9,6 +9,9 @@ import click
 
 from edgekit import console
 
+#: Operators in the table; a terminal is no place for more.
+_OPS_SHOWN = 1_000
+
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
@@ -47,7 +50,7 @@ def _print_ops(found: dict[str, Any]) -> None:
     if dead:
         columns += [("live channels", "right"), ("live MACs", "right")]
     rows = []
-    for op in found["ops"]:
+    for op in found["ops"][:_OPS_SHOWN]:
         row: list[object] = [
             op["index"],
             op["kind"],
@@ -67,6 +70,8 @@ def _print_ops(found: dict[str, Any]) -> None:
             ]
         rows.append(row)
     console.print_table(columns, rows, title=f"{found['model']['name']}: operators")
+    if len(found["ops"]) > _OPS_SHOWN:
+        console.note(f"{len(found['ops']) - _OPS_SHOWN:,} more operators: --json lists them all")
 
 
 def _print_summary(found: dict[str, Any]) -> None:

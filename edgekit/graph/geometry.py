@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 
 _MAX_TAPS = 1 << 24
+#: No real window is longer.
+_MAX_KERNEL = 4_096
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,20 @@ class Axis:
         )
         inside: NDArray[Any] = (position >= 0) & (position < self.size)
         return inside
+
+    @property
+    def inside(self) -> int:
+        """How many taps of all positions together lie within the input."""
+        if self.kernel > _MAX_KERNEL:
+            raise ValueError(f"a window of {self.kernel} taps")
+        count = 0
+        for tap in range(self.kernel):
+            offset = tap * self.dilation - self.before
+            # Positions p with 0 <= p * stride + offset < size.
+            first = max(0, -(offset // self.stride))
+            last = min(self.out - 1, (self.size - 1 - offset) // self.stride)
+            count += max(0, last - first + 1)
+        return count
 
     @property
     def padded(self) -> bool:

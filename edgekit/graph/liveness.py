@@ -10,16 +10,15 @@ of kernels and what a memory planner loses to fragmentation are not part of it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgekit.graph.model import Graph
 
 _RENAMES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
-#: Graphs with more operators than this keep the file's order.
-_SEARCH_OPERATORS = 1_000
-#: Work that the search for the best order does at most, in operators looked at.
-_SEARCH_STEPS = 400_000
+#: Work that the search for the best order does at most, in tensors of operators looked at.
+#: Graphs that need more for a single pass keep the file's order.
+_SEARCH_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,21 @@ def activation_peak(graph: Graph, order: Sequence[int] | None = None) -> Peak:
     root = _storages(graph)
     sizes = _sizes(graph, root)
     sequence = range(len(graph.ops)) if order is None else order
+    best, where = -1, -1
+    for index, held, _ in _walk(graph, root, sizes, sequence):
+        if held > best or where < 0:
+            best, where = held, index
+    for index, _, alive in _walk(graph, root, sizes, sequence):
+        if index == where:
+            live = sorted(((s, sizes[s]) for s in alive), key=lambda item: (-item[1], item[0]))
+            return Peak(best, where, tuple(live))
+    return Peak(0, -1, ())
+
+
+def _walk(
+    graph: Graph, root: dict[int, int], sizes: dict[int, int], sequence: Sequence[int]
+) -> Iterator[tuple[int, int, set[int]]]:
+    """At the start (-1) and at every operator: the bytes and storages that live."""
     always = {root[t.index] for t in graph.tensors if t.is_variable} & sizes.keys()
     kept = ({root[index] for index in graph.outputs} & sizes.keys()) | always
     last = {}
@@ -64,20 +78,16 @@ def activation_peak(graph: Graph, order: Sequence[int] | None = None) -> Peak:
         root[i] for i in graph.inputs if root[i] in sizes and (root[i] in last or root[i] in kept)
     }
     held = sum(sizes[storage] for storage in alive)
-    peak, peak_op, peak_alive = held, -1, tuple(alive)
+    yield -1, held, alive
     for step, index in enumerate(sequence):
         touched = _touched(graph, root, sizes, index)
-        for storage in touched - alive:
-            held += sizes[storage]
+        held += sum(sizes[storage] for storage in touched - alive)
         alive |= touched
-        if held > peak or peak_op < 0:
-            peak, peak_op, peak_alive = held, index, tuple(alive)
+        yield index, held, alive
         for storage in touched:
             if last[storage] == step and storage not in kept:
                 alive.discard(storage)
                 held -= sizes[storage]
-    live = sorted(((s, sizes[s]) for s in peak_alive), key=lambda item: (-item[1], item[0]))
-    return Peak(peak, peak_op, tuple(live))
 
 
 def best_order(graph: Graph) -> BestOrder:
@@ -99,7 +109,8 @@ def best_order(graph: Graph) -> BestOrder:
     if file_peak.nbytes <= bound or file_peak.op < 0:
         return BestOrder(file_peak, file_order, True, file_peak.nbytes)
     unknown = BestOrder(file_peak, file_order, False, bound)
-    if count > _SEARCH_OPERATORS:
+    touches = sum(len(op.inputs) + len(op.outputs) for op in graph.ops)
+    if count * touches > _SEARCH_STEPS:
         return unknown
     lives = _Lives(graph)
     if lives.before is None:
@@ -259,6 +270,7 @@ def _search(lives: _Lives, count: int, limit: int, bound: int) -> tuple[list[int
     queue: list[tuple[int, int, int, int, int, tuple[int, ...]]] = [
         (bound, 0, 0, lives.alive(0), -1, ())
     ]
+    touches = sum(bin(around).count("1") for around in lives.around)
     work = serial = 0
     while queue:
         peak, _, executed, alive, parent, steps = heapq.heappop(queue)
@@ -278,7 +290,7 @@ def _search(lives: _Lives, count: int, limit: int, bound: int) -> tuple[list[int
                 continue
             after = lives.after(alive, executed, index)
             reached, now, free = _run_free(lives, before, count, executed | bit, after, highest)
-            work += count * (1 + len(free))
+            work += (count + touches) * (1 + len(free)) // 4
             if reached not in came:
                 serial -= 1
                 entry = (highest, serial, reached, now, executed, (index, *free))

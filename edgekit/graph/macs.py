@@ -168,7 +168,7 @@ def _conv_macs(graph: Graph, op: Op) -> tuple[int, int]:
         vertical, horizontal = windows(data.shape, (height, width), op.options)
         if output.shape[1:3] != (vertical.out, horizontal.out):
             return macs, macs
-        inside = int(vertical.taps().sum()) * int(horizontal.taps().sum())
+        inside = vertical.inside * horizontal.inside
     except ValueError:
         return macs, macs
     return macs, output.shape[0] * output.shape[3] * inside * per_tap

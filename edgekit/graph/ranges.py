@@ -93,11 +93,15 @@ def channel_liveness(graph: Graph) -> Mapping[int, Channels]:
         An entry for every integer activation (int8, uint8, int16, …) by tensor index. Tensors
         of other types have none: all of their channels are live.
     """
+    if sum(_width(tensor) for tensor in graph.tensors) > _MAX_ALL_CHANNELS:
+        return {}
     return _Analysis(graph).run()
 
 
 def forward_ranges(graph: Graph) -> Mapping[int, Interval]:
     """The forward pass alone: ``(low, high)`` of every integer tensor's channels."""
+    if sum(_width(tensor) for tensor in graph.tensors) > _MAX_ALL_CHANNELS:
+        return {}
     analysis = _Analysis(graph)
     analysis.forward()
     return analysis.ranges
@@ -163,6 +167,10 @@ _CHANNELWISE = frozenset(
 _BROKEN = (ValueError, IndexError, KeyError, ArithmeticError)
 #: Beyond this many channels a tensor is treated as one channel.
 _MAX_CHANNELS = 1 << 20
+#: Beyond this many channels in all tensors together nothing is analysed.
+_MAX_ALL_CHANNELS = 1 << 25
+#: Elements of weights and windows that the rules look at, at most.
+_MAX_WORK = 1 << 30
 
 
 class _Analysis:
@@ -171,6 +179,7 @@ class _Analysis:
         self.ranges: dict[int, Interval] = {}
         self.read: dict[int, Mask] = {}
         self.fill: dict[int, Mask] = {}
+        self.work = 0
 
     def run(self) -> Mapping[int, Channels]:
         self.forward()
@@ -196,13 +205,20 @@ class _Analysis:
                 continue
             try:
                 found = rule(self, op)
+                if found is not None:
+                    self.ranges[output.index] = _within(found, _full_range(output))
             except _BROKEN:
                 continue
-            if found is not None:
-                self.ranges[output.index] = _within(found, _full_range(output))
 
-    def interval(self, index: int) -> Interval | None:
-        return self.ranges.get(index) if index >= 0 else None
+    def spend(self, work: int) -> None:
+        """Counts elements that a rule looks at; hostile files share one constant a thousandfold.
+
+        Raises:
+            ValueError: it is more than any real model needs.
+        """
+        self.work += work
+        if self.work > _MAX_WORK:
+            raise ValueError("too much work for one graph")
 
     def backward(self) -> None:
         import numpy as np
@@ -358,6 +374,8 @@ def _accumulator_to_output(
     """Requantises bounds of accumulators (one per output channel) as TFLM does."""
     import numpy as np
 
+    if not (np.abs(low) < 2.0**53).all() or not (np.abs(high) < 2.0**53).all():
+        return None
     a, b = np.rint(low).astype(np.int64), np.rint(high).astype(np.int64)
     multiplier = np.array([m for m, _ in multipliers], np.int64)
     shift = np.array([s for _, s in multipliers], np.int64)
@@ -407,6 +425,8 @@ def _conv_parts(analysis: _Analysis, op: Op) -> tuple[Tensor, Tensor, Tensor, li
         raise ValueError("weights that are no constant")
     kernel = (weights.shape[1], weights.shape[2])
     vertical, horizontal = windows(data.shape, kernel, op.options)
+    taps = vertical.out * vertical.kernel + horizontal.out * horizontal.kernel
+    analysis.spend(weights.elements + taps)
     if output.shape[1:3] != (vertical.out, horizontal.out):
         raise ValueError("an output shape that the window does not give")
     return data, weights, output, _padding_classes(vertical, horizontal)
@@ -507,6 +527,7 @@ def _fully_connected_parts(analysis: _Analysis, op: Op) -> tuple[Tensor, Tensor,
         raise ValueError("weights that are no plain constant")
     if _width(output) != weights.shape[0]:
         raise ValueError("an output of another shape")
+    analysis.spend(weights.elements)
     return data, weights, output
 
 

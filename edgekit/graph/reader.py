@@ -30,6 +30,8 @@ _MAX_ITEMS = 1_000_000
 #: TensorFlow itself allows 6 to 8 dimensions; anything far beyond is garbage.
 _MAX_RANK = 16
 _MAX_ELEMENTS = 1 << 40
+#: Inputs or outputs of a graph.
+_MAX_PORTS = 1_000
 _MAX_SHOWN = 200
 
 #: Option fields that are enumerations, with their value names.
@@ -43,14 +45,33 @@ class _Malformed(Exception):
     """The bytes are no well-formed FlatBuffer; the message says what and where."""
 
 
+class _Budget:
+    """Bounds what is read in all: offsets may lead to the same bytes again and again.
+
+    A real file is read about once. One of a few kilobytes could otherwise name the same long
+    vector thousands of times and take all memory.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, file_bytes: int) -> None:
+        self.left = 16 * file_bytes + (1 << 20)
+
+    def spend(self, nbytes: int) -> None:
+        self.left -= nbytes
+        if self.left < 0:
+            raise _Malformed("its parts overlap so often that it would never be read")
+
+
 class _Table:
     """A FlatBuffer table at ``pos`` in ``buf``; every accessor checks its bounds."""
 
-    __slots__ = ("buf", "pos", "_vtable", "_slots")
+    __slots__ = ("buf", "pos", "_vtable", "_slots", "_budget")
 
-    def __init__(self, buf: bytes, pos: int) -> None:
+    def __init__(self, buf: bytes, pos: int, budget: _Budget | None = None) -> None:
         self.buf = buf
         self.pos = pos
+        self._budget = budget or _Budget(len(buf))
         back = _scalar(buf, pos, "int32")
         self._vtable = pos - back
         size = _scalar(buf, self._vtable, "uint16")
@@ -71,7 +92,7 @@ class _Table:
 
     def table(self, slot: int) -> _Table | None:
         at = self._field(slot)
-        return _Table(self.buf, _follow(self.buf, at)) if at else None
+        return _Table(self.buf, _follow(self.buf, at), self._budget) if at else None
 
     def _vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
         at = self._field(slot)
@@ -81,6 +102,7 @@ class _Table:
         count = _scalar(self.buf, start, "uint32")
         if start + 4 + count * item_bytes > len(self.buf):
             raise _Malformed(f"vector of {count} items at byte {start} runs past the end")
+        self._budget.spend(count * item_bytes)
         return start + 4, count
 
     def blob(self, slot: int) -> bytes | None:
@@ -102,7 +124,9 @@ class _Table:
         start, count = self._vector(slot, 4)
         if count > _MAX_ITEMS:
             raise _Malformed(f"a list of {count} items at byte {start}")
-        return [_Table(self.buf, _follow(self.buf, start + 4 * i)) for i in range(count)]
+        return [
+            _Table(self.buf, _follow(self.buf, start + 4 * i), self._budget) for i in range(count)
+        ]
 
 
 def _scalar(buf: bytes, pos: int, kind: str) -> Any:
@@ -227,6 +251,9 @@ def _graph(
         ("the graph's outputs", graph.outputs),
     ):
         _check_tensors(where, indices, len(tensors), optional=False)
+    for what, count in (("inputs", len(graph.inputs)), ("outputs", len(graph.outputs))):
+        if count > _MAX_PORTS:
+            raise _Malformed(f"the graph has {count} {what}")
     for op in graph.ops:
         place = f"operator {op.index} {op.kind}"
         _check_tensors(place, op.inputs, len(tensors), optional=True)
