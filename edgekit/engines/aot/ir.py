@@ -66,7 +66,8 @@ class Program:
 
     def place(self, step: Instruction) -> str:
         """Where a step is, for messages: ``operator 7 DEPTHWISE_CONV_2D 'block3/dw'``."""
-        op = self.model.ops[step.ops[-1]]
+        ops = [self.model.ops[index] for index in step.ops]
+        op = next((op for op in ops if op.kind == step.kind), ops[-1])
         name = self.model.tensors[op.outputs[0]].name if op.outputs else ""
         return f"operator {op.index} {op.kind}" + (f" '{name}'" if name else "")
 
@@ -86,8 +87,7 @@ def program_of(model: Model) -> Program:
         model=model,
         tensors={tensor.index: tensor for tensor in model.tensors},
         steps=tuple(
-            Instruction(op.kind, (op.index,), op.inputs, op.outputs, op.options)
-            for op in model.ops
+            Instruction(op.kind, (op.index,), op.inputs, op.outputs, op.options) for op in model.ops
         ),
         inputs=model.inputs,
         outputs=model.outputs,

@@ -1,0 +1,251 @@
+"""The ahead-of-time engine: an int8 model becomes plain C11, planned to the byte.
+
+A model is read into a frozen program (:mod:`.ir`), rewritten by passes (:mod:`.passes`), each
+step gets a kernel (:mod:`.select`, :mod:`.ops`), every buffer an offset (:mod:`.plan`,
+:mod:`.memory`), and :mod:`.emit` writes the C. Nothing runs at start-up on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import __version__
+from edgekit.engines import Support
+from edgekit.errors import FitError, ModelError, UsageError
+from edgekit.records import Artifact, Plan, to_json
+
+if TYPE_CHECKING:
+    from edgekit.engines.aot.memory import Layout
+    from edgekit.graph import Model
+    from edgekit.targets import Target
+
+NAME = "aot"
+TITLE = "edgekit ahead-of-time C"
+
+OPTIONS: Mapping[str, str] = {
+    "keep_input": "keep the model's inputs intact through the inference (default: may overwrite)",
+    "debug_steps": "one step per operator: no fusion, no overlap, no removal of channels",
+    "optimize": "speed, ram or flash: what to prefer where kernels differ (default: speed)",
+    "kernels": "kernel functions to prefer over cheaper ones, separated by commas",
+}
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``compile`` was asked for, checked."""
+
+    keep_input: bool = False
+    debug_steps: bool = False
+    optimize: str = "speed"
+    kernels: tuple[str, ...] = ()
+
+
+def read_options(options: Mapping[str, Any]) -> Options:
+    """Checks option values as they come from a command line or a settings file.
+
+    Raises:
+        UsageError: an option or a value that does not exist.
+    """
+    from edgekit.engines.aot.select import GOALS
+
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise UsageError(
+            f"the engine aot has no option '{unknown[0]}'", fix=f"one of: {', '.join(OPTIONS)}"
+        )
+    goal = str(options.get("optimize", "speed"))
+    if goal not in GOALS:
+        raise UsageError(f"optimize cannot be '{goal}'", fix=f"one of: {', '.join(GOALS)}")
+    kernels = options.get("kernels", ())
+    if isinstance(kernels, str):
+        kernels = [name.strip() for name in kernels.split(",") if name.strip()]
+    return Options(
+        keep_input=_flag(options, "keep_input"),
+        debug_steps=_flag(options, "debug_steps"),
+        optimize=goal,
+        kernels=tuple(kernels),
+    )
+
+
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    value = options.get(name, False)
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if str(value).lower() not in words:
+        raise UsageError(f"{name} is yes or no, not '{value}'")
+    return words[str(value).lower()]
+
+
+def supports(model: Model, target: Target | None) -> Support:
+    """Whether every step of the model has a kernel that the target executes."""
+    from edgekit.engines.aot import passes, select
+    from edgekit.engines.aot.ir import program_of
+    from edgekit.engines.aot.lowering import Unsupported
+
+    if target is not None and target.kind not in ("mcu", "host"):
+        return Support(False, (f"the engine aot makes firmware; {target.name} is none",))
+    try:
+        _check_graph(model)
+        program = passes.run(program_of(model))
+    except ModelError as error:
+        return Support(False, (error.what,))
+    missing = []
+    for step in program.steps:
+        try:
+            select.candidates(program, step, target)
+        except Unsupported as error:
+            missing.append(f"{program.place(step)}: {error}")
+    return Support(not missing, tuple(missing))
+
+
+def decide(model: Model, target: Target | None, options: Options | None = None) -> Layout:
+    """Everything that is decided before the C is written.
+
+    Raises:
+        ModelError: the model holds what the engine does not take.
+    """
+    from edgekit.engines.aot import memory, passes, select
+    from edgekit.engines.aot.ir import program_of
+
+    chosen = options or Options()
+    _check_graph(model)
+    program = passes.run(program_of(model), debug_steps=chosen.debug_steps)
+    kernels = select.choose(program, target, goal=chosen.optimize, forced=chosen.kernels)
+    return memory.arrange(
+        program, kernels, keep_input=chosen.keep_input, overlap=not chosen.debug_steps
+    )
+
+
+def model_macs(model: Model) -> int:
+    """Multiply-accumulates of the model as it is, before any pass."""
+    from edgekit.engines.aot import select
+    from edgekit.engines.aot.ir import program_of
+
+    program = program_of(model)
+    return sum(select.macs(program, step) for step in program.steps)
+
+
+def _check_graph(model: Model) -> None:
+    """Refuses what no step can express."""
+    from edgekit.engines.aot.lowering import CTYPES
+
+    if len(model.graphs) > 1:
+        raise ModelError(
+            f"the model has {len(model.graphs)} graphs (control flow), the engine aot takes one",
+            model.name,
+            "--engine tflm",
+        )
+    if not model.outputs:
+        raise ModelError("the model has no output", model.name)
+    for word, tensors in (("input", model.input_tensors), ("output", model.output_tensors)):
+        for tensor in tensors:
+            if tensor.dtype not in CTYPES:
+                raise ModelError(
+                    f"the {word} '{tensor.name}' is {tensor.dtype}, which the engine aot does"
+                    " not take",
+                    model.name,
+                    "edgekit convert --input-type int8, which makes int8 models",
+                )
+    for tensor in model.tensors:
+        if -1 in tensor.shape_signature[1:]:
+            raise ModelError(
+                f"tensor '{tensor.name}' has no fixed shape: {list(tensor.shape_signature)}",
+                model.name,
+                "convert the model with fixed input shapes",
+            )
+        if tensor.is_variable:
+            raise ModelError(
+                f"tensor '{tensor.name}' keeps state between inferences, which the engine aot"
+                " does not take",
+                model.name,
+                "--engine tflm",
+            )
+
+
+def compile(
+    model: Model, target: Target, out: Path, *, command: str, options: Mapping[str, Any]
+) -> Artifact:
+    """Writes the model as C into the folder ``out``.
+
+    Raises:
+        ModelError: the model holds what the engine does not take.
+        FitError: the arena does not fit the target's largest RAM.
+        UsageError: an unknown option, or a folder that cannot be written.
+    """
+    import json
+
+    from edgekit.engines.aot import emit
+    from edgekit.files import folder_atomic
+
+    chosen = read_options(options)
+    layout = decide(model, target, chosen)
+    _check_fit(layout.plan, target)
+    texts = emit.emit(layout, command=command, goal=chosen.optimize)
+    prefix = emit.prefix_of(model.name)
+    macs = model_macs(model)
+    artifact = Artifact(
+        engine=NAME,
+        target=target.name,
+        model_name=model.name,
+        model_sha256=model.sha256,
+        model_macs=macs,
+        folder=out,
+        files=tuple(sorted([*texts, "manifest.json"])),
+        sources=(f"{prefix}.c",),
+        include_dirs=(".",),
+        plan=layout.plan,
+        weights_bytes=emit.weights_bytes(layout),
+        arena_bytes=layout.plan.arena_bytes,
+        options={
+            "keep_input": chosen.keep_input,
+            "debug_steps": chosen.debug_steps,
+            "optimize": chosen.optimize,
+            "kernels": list(chosen.kernels),
+        },
+    )
+    record = to_json(artifact)
+    record["folder"] = "."
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "edgekit": __version__,
+        "stage": "compile",
+        "command": command,
+        "model": {"name": model.name, "sha256": model.sha256, "macs": macs},
+        "target": target.name,
+        "engine": NAME,
+        "prefix": prefix,
+        "artifact": record,
+    }
+    with folder_atomic(out) as folder:
+        for name, text in texts.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return artifact
+
+
+def _check_fit(plan: Plan, target: Target) -> None:
+    limit = target.largest_ram_bytes
+    if not limit or plan.arena_bytes <= limit:
+        return
+    fullest = max(
+        range(len(plan.steps)),
+        key=lambda i: sum(b.nbytes for b in plan.buffers if b.first <= i <= b.last),
+    )
+    step = plan.steps[fullest]
+    live = ", ".join(
+        f"{b.name} {b.nbytes:,} B" for b in plan.buffers if b.first <= fullest <= b.last
+    )
+    raise FitError(
+        f"the model needs an arena of {plan.arena_bytes:,} B; {target.name} has {limit:,} B of"
+        " RAM in one piece",
+        f"step {fullest} {step.kind} '{step.name}'; live: {live}",
+        f"edgekit targets --min-ram {-(-plan.arena_bytes // 1024)}K",
+    )

@@ -1,0 +1,513 @@
+"""C text from a planned program. The same program gives the same bytes.
+
+One function per step, ``<prefix>_s<index>``, calls an *instance*: a function that calls a kernel
+with literal numbers, which the compiler then specialises. Steps whose numbers are equal share an
+instance; numbers that are not worth code of their own become its parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import __version__
+from edgekit.engines.aot.lowering import (
+    CTYPE_BYTES,
+    CTYPES,
+    Argument,
+    Data,
+    Input,
+    Kernel,
+    Literal,
+    Output,
+    Scratch,
+    Table,
+)
+from edgekit.engines.aot.memory import Layout
+from edgekit.records import TensorView
+from edgekit.resources import firmware_dir
+
+_WIDTH = 96
+_LONGEST_PREFIX = 48
+
+#: Words that cannot be a prefix, because ``<prefix>.h`` or a name made from it would mean
+#: something else, besides names of this project's own (``ek_…``).
+_RESERVED = frozenset(
+    """
+    auto break case char const continue default do double else enum extern float for goto if
+    inline int long register restrict return short signed sizeof static struct switch typedef
+    union unsigned void volatile while asm main errno stdint stddef string stdio stdlib math
+    class namespace template this new delete operator private public protected virtual bool
+    """.split()
+)
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
+
+
+def prefix_of(name: str) -> str:
+    """A C identifier for a model's name, whatever is in it."""
+    word = re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+    changed = re.sub(r"[^0-9a-z_]", "", name.lower()) == "" or not word
+    if changed:
+        word = "model_" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+    if word[0].isdigit() or word in _RESERVED or word.startswith("ek_") or word == "ek":
+        word = f"model_{word}"
+    if len(word) > _LONGEST_PREFIX:
+        digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
+        word = f"{word[: _LONGEST_PREFIX - 9].rstrip('_')}_{digest}"
+    return word
+
+
+def comment_text(text: str) -> str:
+    """Text that cannot end a comment, start a trigraph or break a line."""
+    plain = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text)
+    return plain.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").rstrip("\\")
+
+
+def string_literal(text: str) -> str:
+    """A C string literal of printable ASCII."""
+    return '"' + comment_text(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def emit(layout: Layout, *, command: str, goal: str = "speed") -> dict[str, str]:
+    """The artifact's files by their relative path.
+
+    Args:
+        layout: the planned program.
+        command: the command line that asked for it, for the files' first lines.
+        goal: ``flash`` shares instances between shapes.
+    """
+    return _Emitter(layout, command, goal).files()
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """An argument of an instance: a parameter with its C declaration, or a literal."""
+
+    text: str
+    declaration: str | None = None
+
+
+@dataclass
+class _Instance:
+    """A group of steps that share code; which literals stay so is known once all are in."""
+
+    index: int
+    kernel: Kernel
+    types: tuple[str, ...]
+    steps: list[int]
+    varying: set[int]
+
+
+class _Emitter:
+    def __init__(self, layout: Layout, command: str, goal: str) -> None:
+        self.layout = layout
+        self.program = layout.program
+        self.model = layout.program.model
+        self.plan = layout.plan
+        self.command = comment_text(command)
+        self.goal = goal
+        self.prefix = prefix_of(self.model.name)
+        self.upper = self.prefix.upper()
+        self.nodes = [self.program.node(step) for step in self.program.steps]
+        self.tables: dict[tuple[str, bytes], str] = {}
+        self.table_text: list[str] = []
+
+    def files(self) -> dict[str, str]:
+        bodies = self._instances_and_steps()
+        files = {
+            f"{self.prefix}.h": self._header(),
+            f"{self.prefix}.c": self._source(bodies),
+            f"{self.prefix}_weights.h": self._weights(),
+            "CMakeLists.txt": self._cmake(),
+        }
+        include = firmware_dir() / "include"
+        files["ek_model.h"] = (include / "ek_model.h").read_text()
+        files.update(
+            (f"kernels/{name}", text)
+            for name, text in sorted(_headers({k.header for k in self.layout.kernels}).items())
+        )
+        return files
+
+    def weights_bytes(self) -> int:
+        """Bytes of all tables, equal ones counted once."""
+        return sum(len(content) for _, content in self.tables)
+
+    # -- pieces --------------------------------------------------------------------------------
+
+    def _banner(self, comment: str = "/*") -> str:
+        lines = [
+            f"Made by edgekit {__version__}: {self.command}",
+            f"Model: {comment_text(self.model.name)}, sha256 {self.model.sha256}",
+        ]
+        if comment == "#":
+            return "".join(f"# {line}\n" for line in lines)
+        return f"/* {lines[0]}\n * {lines[1]}\n */\n"
+
+    def _header(self) -> str:
+        guard = f"{self.upper}_H"
+        plan = self.plan
+        defines = [
+            (f"{self.upper}_ARENA_BYTES", str(plan.arena_bytes)),
+            (f"{self.upper}_ARENA_ALIGN", str(self.layout.align_bytes)),
+            (f"{self.upper}_STEP_COUNT", str(len(plan.steps))),
+        ]
+        functions: list[str] = []
+        for word, views in (("input", plan.inputs), ("output", plan.outputs)):
+            for index, view in enumerate(views):
+                suffix = "" if index == 0 else str(index)
+                defines += self._view_defines(f"{self.upper}_{word.upper()}{suffix}", view)
+                ctype = CTYPES[view.dtype]
+                offset = f"{self.upper}_{word.upper()}{suffix}_OFFSET"
+                place = f"arena + {offset}"
+                value = place if ctype == "int8_t" else f"({ctype} *)(void *)({place})"
+                functions.append(
+                    f"/* {comment_text(view.name)}: {view.dtype} {_shape(view.shape)} */\n"
+                    f"static inline {ctype} *{self.prefix}_{word}{suffix}(int8_t *arena) {{\n"
+                    f"    return {value};\n}}\n"
+                )
+        width = max(len(name) for name, _ in defines)
+        define_text = "".join(f"#define {name:<{width}} {value}\n" for name, value in defines)
+        return (
+            f"{self._banner()}"
+            f"#ifndef {guard}\n#define {guard}\n\n"
+            '#include <stdint.h>\n\n#include "ek_model.h"\n\n'
+            "#ifdef __cplusplus\n"
+            'extern "C" {\n'
+            "#endif\n\n"
+            f"/* real value = SCALE * (stored value - ZERO_POINT); offsets are in the arena */\n"
+            f"{define_text}\n"
+            f"extern const ek_model_t {self.prefix}_model;\n\n"
+            "/* One inference. `arena` has ARENA_BYTES bytes, aligned to ARENA_ALIGN; write the\n"
+            " * inputs first, read the outputs afterwards. The arena holds all state: models may\n"
+            " * share one, one after the other. */\n"
+            f"void {self.prefix}_invoke(int8_t *arena);\n\n"
+            "/* One step of an inference, for callers that must not block: steps 0 to\n"
+            " * STEP_COUNT - 1 in this order are one inference; other indices do nothing. */\n"
+            f"void {self.prefix}_step(int8_t *arena, uint32_t index);\n\n"
+            "/* Nothing to do: constants are in flash, and the arena needs no initial content. */\n"
+            f"static inline void {self.prefix}_init(int8_t *arena) {{\n    (void)arena;\n}}\n\n"
+            + "\n".join(functions)
+            + "\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n"
+        )
+
+    def _view_defines(self, name: str, view: TensorView) -> list[tuple[str, str]]:
+        found = [
+            (f"{name}_OFFSET", str(view.offset)),
+            (f"{name}_BYTES", str(view.nbytes)),
+            (f"{name}_COUNT", str(view.nbytes // CTYPE_BYTES[CTYPES[view.dtype]])),
+        ]
+        if view.scale is not None:
+            found.append((f"{name}_SCALE", _float(view.scale)))
+            found.append((f"{name}_ZERO_POINT", _int(view.zero_point)))
+        return found
+
+    def _source(self, bodies: str) -> str:
+        prefix, plan = self.prefix, self.plan
+        headers = sorted({kernel.header for kernel in self.layout.kernels})
+        includes = "".join(f'#include "kernels/{header}"\n' for header in headers)
+        count = len(plan.steps)
+        sha = ", ".join(f"0x{byte:02x}" for byte in bytes.fromhex(self.model.sha256))
+        spans = {
+            "inputs": [(v.offset, v.nbytes) for v in plan.inputs],
+            "outputs": [(v.offset, v.nbytes) for v in plan.outputs],
+            "step_outputs": [(s.offset, s.nbytes) for s in plan.steps],
+        }
+        span_text = "".join(
+            f"static const ek_span_t {prefix}_{name}[{max(len(values), 1)}] = {{\n"
+            + (
+                "".join(f"    {{{offset}u, {nbytes}u}},\n" for offset, nbytes in values)
+                or "    {0u, 0u},\n"
+            )
+            + "};\n\n"
+            for name, values in spans.items()
+        )
+        steps = "".join(f"    {prefix}_s{i},\n" for i in range(count)) or "    0,\n"
+        guard = f"index < {self.upper}_STEP_COUNT" if count else "0"
+        return (
+            f"{self._banner()}"
+            f'#include "{prefix}.h"\n\n#include <stddef.h>\n\n'
+            f'{includes}#include "{prefix}_weights.h"\n\n'
+            "/* Steps keep their symbols, so that profilers and debuggers see them. */\n"
+            "#if defined(__GNUC__) && !defined(__clang__)\n"
+            "#define EK_STEP __attribute__((noinline, noclone, no_icf))\n"
+            "#else\n"
+            "#define EK_STEP __attribute__((noinline))\n"
+            "#endif\n"
+            "#define EK_INSTANCE static __attribute__((noinline))\n\n"
+            f"{bodies}"
+            f"static void (*const {prefix}_steps[{max(count, 1)}])(int8_t *arena) = {{\n"
+            f"{steps}}};\n\n"
+            f"void {prefix}_step(int8_t *arena, uint32_t index) {{\n"
+            f"    if ({guard}) {{\n        {prefix}_steps[index](arena);\n    }}\n}}\n\n"
+            f"void {prefix}_invoke(int8_t *arena) {{\n"
+            f"    for (uint32_t i = 0; i < {count}u; ++i) {{\n"
+            f"        {prefix}_steps[i](arena);\n    }}\n}}\n\n"
+            f"{span_text}"
+            f"const ek_model_t {prefix}_model = {{\n"
+            f"    {string_literal(self.model.name)},\n"
+            f"    {string_literal('aot ' + __version__)},\n"
+            f"    {{{_wrap(sha, 8)}}},\n"
+            f"    {self.upper}_ARENA_BYTES,\n    {self.upper}_ARENA_ALIGN,\n"
+            f"    {len(plan.inputs)}u,\n    {len(plan.outputs)}u,\n"
+            f"    {self.upper}_STEP_COUNT,\n"
+            f"    {prefix}_inputs,\n    {prefix}_outputs,\n    {prefix}_step_outputs,\n"
+            f"    {prefix}_invoke,\n    {prefix}_step,\n"
+            "};\n"
+        )
+
+    def _weights(self) -> str:
+        guard = f"{self.upper}_WEIGHTS_H"
+        return (
+            f"{self._banner()}"
+            f"#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n"
+            + "\n".join(self.table_text)
+            + "\n#endif\n"
+        )
+
+    def _cmake(self) -> str:
+        return (
+            f"{self._banner('#')}"
+            "cmake_minimum_required(VERSION 3.13)\n"
+            f"project({self.prefix} C)\n\n"
+            f"add_library({self.prefix} STATIC {self.prefix}.c)\n"
+            f"target_include_directories({self.prefix} PUBLIC ${{CMAKE_CURRENT_SOURCE_DIR}})\n"
+            f"target_compile_features({self.prefix} PUBLIC c_std_11)\n"
+            "if(NOT CMAKE_BUILD_TYPE)\n"
+            f"  target_compile_options({self.prefix} PRIVATE -O2)\n"
+            "endif()\n"
+        )
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _instances_and_steps(self) -> str:
+        groups: dict[Any, _Instance] = {}
+        of_step: list[_Instance] = []
+        for index, kernel in enumerate(self.layout.kernels):
+            types = tuple(self._ctype(index, kernel, arg) for arg in kernel.args)
+            key = (kernel.function, types, tuple(self._fixed(arg) for arg in kernel.args))
+            group = groups.get(key)
+            if group is None:
+                group = groups[key] = _Instance(len(groups), kernel, types, [], set())
+            for position, (a, b) in enumerate(zip(group.kernel.args, kernel.args, strict=True)):
+                if isinstance(a, Literal) and isinstance(b, Literal) and a.value != b.value:
+                    group.varying.add(position)
+            group.steps.append(index)
+            of_step.append(group)
+        text = [self._instance(group) for group in groups.values()]
+        prototypes = []
+        for index, group in enumerate(of_step):
+            name = f"{self.prefix}_s{index}"
+            prototypes.append(f"void {name}(int8_t *arena);\n")
+            text.append(self._step(index, group, name))
+        return (
+            "".join(text[: len(groups)]) + "".join(prototypes) + "\n" + "".join(text[len(groups) :])
+        )
+
+    def _fixed(self, arg: Argument) -> Any:
+        """The part of an argument that steps must agree on to share an instance."""
+        if isinstance(arg, Literal):
+            shared = arg.soft or self.goal == "flash"
+            return (arg.name, type(arg.value)) if shared else (arg.name, arg.value)
+        return type(arg)
+
+    def _ctype(self, step: int, kernel: Kernel, arg: Argument) -> str:
+        node = self.nodes[step]
+        if isinstance(arg, Input):
+            tensor = node.inputs[arg.index]
+            if tensor is None:
+                raise ValueError(f"{kernel.function} asks for the absent input {arg.index}")
+            return f"const {CTYPES[tensor.dtype]} *"
+        if isinstance(arg, Output):
+            return f"{CTYPES[node.outputs[arg.index].dtype]} *"
+        if isinstance(arg, Scratch):
+            return f"{arg.ctype} *"
+        if isinstance(arg, Data):
+            return f"const {_table(kernel, arg.table).ctype} *"
+        return "float " if isinstance(arg.value, float) else "int32_t "
+
+    def _instance(self, group: _Instance) -> str:
+        kernel = group.kernel
+        slots = []
+        for position, (arg, ctype) in enumerate(zip(kernel.args, group.types, strict=True)):
+            if isinstance(arg, Literal) and position not in group.varying:
+                slots.append(_Slot(_number(arg.value)))
+            else:
+                name = _parameter(arg)
+                slots.append(_Slot(name, f"{ctype}{name}"))
+        declared = [slot.declaration for slot in slots if slot.declaration]
+        steps = ", ".join(str(step) for step in group.steps)
+        return (
+            f"/* {'steps' if len(group.steps) > 1 else 'step'} {steps} */\n"
+            + _call(f"EK_INSTANCE void {self._instance_name(group)}", declared, " {\n")
+            + _call(f"    {kernel.function}", [slot.text for slot in slots], ";\n")
+            + "}\n\n"
+        )
+
+    def _instance_name(self, group: _Instance) -> str:
+        return f"{self.prefix}_k{group.index}"
+
+    def _step(self, index: int, group: _Instance, name: str) -> str:
+        kernel = self.layout.kernels[index]
+        step = self.plan.steps[index]
+        arguments = []
+        for position, (arg, ctype) in enumerate(zip(kernel.args, group.types, strict=True)):
+            if isinstance(arg, Literal):
+                if position in group.varying:
+                    arguments.append(_number(arg.value))
+            elif isinstance(arg, Data):
+                arguments.append(self._place_table(index, _table(kernel, arg.table)))
+            else:
+                arguments.append(self._pointer(index, arg, ctype))
+        where = f"{step.kind} {_shape(step.shape)}, operators {list(step.ops)}, {step.macs} MACs"
+        return (
+            f"/* {where} */\n"
+            f"EK_STEP void {name}(int8_t *arena) {{\n"
+            + _call(f"    {self._instance_name(group)}", arguments, ";\n")
+            + "}\n\n"
+        )
+
+    def _pointer(self, step: int, arg: Argument, ctype: str) -> str:
+        node = self.nodes[step]
+        if isinstance(arg, Scratch):
+            offset = self.layout.scratch[step]
+        else:
+            tensor = node.outputs[arg.index] if isinstance(arg, Output) else None
+            if isinstance(arg, Input):
+                tensor = node.inputs[arg.index]
+            assert tensor is not None  # _ctype has refused absent inputs
+            if tensor.is_constant:
+                table = Table(f"tensor{tensor.index}", CTYPES[tensor.dtype], tensor.data())
+                return self._place_table(step, table)
+            offset = self.layout.offsets[tensor.index]
+        place = "arena" if offset == 0 else f"arena + {offset}"
+        if ctype in ("int8_t *", "const int8_t *"):
+            return place
+        return f"({ctype})(void *)({place})"
+
+    def _place_table(self, step: int, table: Table) -> str:
+        """The name of a table in flash; tables of equal content are the same one."""
+        import numpy as np
+
+        values = np.ascontiguousarray(table.values).reshape(-1)
+        key = (f"{table.ctype}/{table.align_bytes}", values.tobytes())
+        if key not in self.tables:
+            name = f"{self.prefix}_s{step}_{table.name}"
+            self.tables[key] = name
+            align = max(table.align_bytes, CTYPE_BYTES[table.ctype])
+            self.table_text.append(
+                f"static const {table.ctype} {name}[{max(values.size, 1)}]\n"
+                f"    __attribute__((aligned({align}))) = {{\n{_numbers(values)}}};\n"
+            )
+        return self.tables[key]
+
+
+def weights_bytes(layout: Layout) -> int:
+    """Bytes of weights, biases and quantisation tables that the emitted C has in flash."""
+    emitter = _Emitter(layout, "", "speed")
+    emitter._instances_and_steps()
+    return emitter.weights_bytes()
+
+
+def _table(kernel: Kernel, name: str) -> Table:
+    return next(table for table in kernel.tables if table.name == name)
+
+
+def _parameter(arg: Argument) -> str:
+    if isinstance(arg, Input):
+        return f"input{arg.index}"
+    if isinstance(arg, Output):
+        return f"output{arg.index}" if arg.index else "output"
+    if isinstance(arg, Scratch):
+        return "scratch"
+    return arg.table if isinstance(arg, Data) else arg.name
+
+
+def _number(value: int | float) -> str:
+    return _float(value) if isinstance(value, float) else _int(value)
+
+
+def _int(value: int) -> str:
+    # C has no negative literals: -2147483648 is the negation of a number that does not fit.
+    return "(-2147483647 - 1)" if value == -(1 << 31) else str(int(value))
+
+
+def _float(value: float) -> str:
+    import numpy as np
+
+    text = np.format_float_scientific(np.float32(value), unique=True, trim="0")
+    return f"{text}f"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape) or "scalar"
+
+
+def _numbers(values: Any) -> str:
+    """Lines of numbers, comma after each; ``0`` where there is none."""
+    if values.size == 0:
+        return "    0,\n"
+    texts = (
+        [_float(v) for v in values.tolist()]
+        if values.dtype.kind == "f"
+        else [_int(v) for v in values.tolist()]
+    )
+    lines = []
+    line = "   "
+    for text in texts:
+        if len(line) + len(text) + 2 > _WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {text},"
+    lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _wrap(text: str, indent: int) -> str:
+    """A comma-separated list over several lines."""
+    lines = [""]
+    for part in text.split(", "):
+        if len(lines[-1]) + len(part) + 2 + indent > _WIDTH:
+            lines.append("")
+        lines[-1] += f"{part}, "
+    pad = "\n" + " " * indent
+    return pad + pad.join(line.rstrip() for line in lines) + "\n    "
+
+
+def _call(head: str, arguments: Sequence[str], tail: str) -> str:
+    """``head(arguments)tail``, over several lines where it is long."""
+    one = f"{head}({', '.join(arguments) or ('void' if '{' in tail else '')}){tail}"
+    if len(one) <= _WIDTH + len(tail):
+        return one
+    indent = " " * (len(head) - len(head.lstrip()))
+    lines = [f"{head}("]
+    line = f"{indent}   "
+    for position, argument in enumerate(arguments):
+        text = f" {argument}{',' if position + 1 < len(arguments) else ''}"
+        if len(line) + len(text) > _WIDTH:
+            lines.append(line)
+            line = f"{indent}   "
+        line += text
+    lines.append(line)
+    return "\n".join(lines) + f"\n{indent}){tail}"
+
+
+def _headers(names: set[str]) -> Mapping[str, str]:
+    """The kernel headers and whatever they include of ours, by name."""
+    folders = (firmware_dir() / "kernels", firmware_dir() / "include")
+    found: dict[str, str] = {}
+    queue = sorted(names)
+    while queue:
+        name = queue.pop()
+        if name in found or name == "ek_model.h":
+            continue
+        path = next((f / name for f in folders if (f / name).is_file()), None)
+        if path is None or Path(name).name != name:
+            raise FileNotFoundError(f"the kernel header {name} is not in {folders[0]}")
+        found[name] = path.read_text()
+        queue += _INCLUDE.findall(found[name])
+    return found

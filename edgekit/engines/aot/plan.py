@@ -1,0 +1,356 @@
+"""The static memory planner: an offset in the arena for every buffer, made once, on the host.
+
+Two buffers that live at the same time must lie apart, except where a kernel permits its output
+to overlap an input that dies with it (:class:`~edgekit.engines.aot.lowering.Overlap`). The
+planner places buffers one after the other, each at its lowest feasible offset. Some order of
+placement gives an optimal plan; several good orders are tried, then a branch and bound looks
+through the others. A plan that meets the lower bound is proven optimal, and so is one that
+remains when the search has seen every order. The search is bounded by a count of placements
+and not by time: the same problem gives the same plan on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+#: Placements that the branch and bound tries; about two seconds.
+SEARCH_PLACEMENTS = 60_000
+
+#: Items of the largest problem that the branch and bound looks at.
+_LARGEST_SEARCH = 400
+
+
+@dataclass(frozen=True)
+class Range:
+    """Differences of offsets that are allowed: ``low <= shift <= high``, a multiple of ``step``."""
+
+    low: int | None = None
+    high: int | None = None
+    step: int = 1
+
+    def holds(self, shift: int) -> bool:
+        return (
+            (self.low is None or shift >= self.low)
+            and (self.high is None or shift <= self.high)
+            and shift % self.step == 0
+        )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A buffer to place: its size, and the steps (inclusive) between which it lives."""
+
+    nbytes: int
+    first: int
+    last: int
+    align: int = 1
+
+
+@dataclass(frozen=True)
+class Permission:
+    """``output`` may overlap ``input`` if their shift is in one range of *every* group.
+
+    The shift is the output's offset minus the input's. There is one group of ranges for each
+    way in which the step reads the input.
+    """
+
+    output: int
+    input: int
+    groups: tuple[tuple[Range, ...], ...]
+
+    def holds(self, shift: int) -> bool:
+        return all(any(r.holds(shift) for r in group) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class Problem:
+    items: tuple[Item, ...]
+    permissions: tuple[Permission, ...] = ()
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Offsets in the order of the problem's items."""
+
+    offsets: tuple[int, ...]
+    nbytes: int
+    lower_bound: int
+    optimal: bool
+    placements: int = field(default=0, compare=False)
+
+
+def solve(
+    problem: Problem, *, hints: Sequence[Sequence[int]] = (), placements: int = SEARCH_PLACEMENTS
+) -> Solution:
+    """The smallest arena that the bounded search finds.
+
+    Args:
+        problem: what to place.
+        hints: orders of placement to try besides the built-in ones.
+        placements: the bound of the search.
+    """
+    return _Search(problem, placements).run(hints)
+
+
+def lower_bound(problem: Problem) -> int:
+    """No plan is smaller: the most bytes that any step keeps alive, overlaps at their best."""
+    return max(step_bytes(problem), default=0)
+
+
+def step_bytes(problem: Problem) -> list[int]:
+    """Per step, the fewest bytes that its live buffers can take."""
+    steps = 1 + max((item.last for item in problem.items), default=-1)
+    totals = [0] * steps
+    for item in problem.items:
+        for step in range(item.first, item.last + 1):
+            totals[step] += item.nbytes
+    saved: dict[int, int] = {}
+    for permission in problem.permissions:
+        out, into = problem.items[permission.output], problem.items[permission.input]
+        most = out.nbytes + into.nbytes - _least_union(out.nbytes, into.nbytes, permission)
+        saved[permission.output] = saved.get(permission.output, 0) + most
+    for output, nbytes in saved.items():
+        # The output cannot share more bytes than it has.
+        item = problem.items[output]
+        totals[item.first] -= min(nbytes, item.nbytes)
+    return totals
+
+
+def _least_union(out: int, into: int, permission: Permission) -> int:
+    """Fewest bytes from the lower start to the higher end of two buffers that may overlap."""
+    shifts = {-out, into, 0, into - out}
+    for group in permission.groups:
+        for item in group:
+            for bound in (item.low, item.high):
+                if bound is not None:
+                    shifts.update((bound, bound - bound % item.step))
+            # The union is constant between these two shifts, and larger outside.
+            if item.step > 1:
+                shifts.update(
+                    edge + delta
+                    for edge in (min(0, into - out), max(0, into - out))
+                    for delta in (-(edge % item.step), item.step - edge % item.step)
+                )
+    return min(
+        max(into, shift + out) - min(0, shift)
+        for shift in shifts
+        if permission.holds(shift) or shift <= -out or shift >= into
+    )
+
+
+def conflicts(problem: Problem, offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Pairs of items that overlap without a permission. Empty for a valid plan."""
+    allowed = {(p.output, p.input): p for p in problem.permissions}
+    found = []
+    for a, item in enumerate(problem.items):
+        for b in range(a):
+            other = problem.items[b]
+            if item.first > other.last or other.first > item.last:
+                continue
+            low, high = offsets[a], offsets[b]
+            if low >= high + other.nbytes or high >= low + item.nbytes:
+                continue
+            one, two = allowed.get((a, b)), allowed.get((b, a))
+            if (one and one.holds(low - high)) or (two and two.holds(high - low)):
+                continue
+            found.append((b, a))
+    return found
+
+
+class _Search:
+    def __init__(self, problem: Problem, placements: int) -> None:
+        self.problem = problem
+        self.items = problem.items
+        self.left = placements
+        self.used = 0
+        self.bound = lower_bound(problem)
+        self.best: list[int] = []
+        self.best_bytes = 1 << 62
+        count = len(self.items)
+        # A buffer of no bytes conflicts with nothing and stays at 0.
+        self.neighbours: list[list[int]] = [[] for _ in range(count)]
+        for a in range(count):
+            for b in range(a):
+                x, y = self.items[a], self.items[b]
+                if x.nbytes and y.nbytes and x.first <= y.last and y.first <= x.last:
+                    self.neighbours[a].append(b)
+                    self.neighbours[b].append(a)
+        self.permission: dict[tuple[int, int], tuple[Permission, int]] = {}
+        for permission in problem.permissions:
+            # The sign turns "mine minus theirs" into "output minus input".
+            self.permission[permission.output, permission.input] = (permission, 1)
+            self.permission[permission.input, permission.output] = (permission, -1)
+        self.one_sided = all(
+            item.low is None or item.high is None
+            for permission in problem.permissions
+            for group in permission.groups
+            for item in group
+        )
+
+    def run(self, hints: Sequence[Sequence[int]]) -> Solution:
+        for order in [*self._orders(), *hints]:
+            self._try(order)
+            if self.best_bytes == self.bound:
+                break
+        exhausted = False
+        if self.best_bytes > self.bound:
+            self._local()
+        if self.best_bytes > self.bound:
+            exhausted = self._branch()
+        return Solution(
+            offsets=tuple(self.best),
+            nbytes=self.best_bytes,
+            lower_bound=self.bound,
+            optimal=self.best_bytes == self.bound or (exhausted and self.one_sided),
+            placements=self.used,
+        )
+
+    def _orders(self) -> list[list[int]]:
+        items = self.items
+        every = range(len(items))
+        weight = [sum(items[j].nbytes for j in self.neighbours[i]) + items[i].nbytes for i in every]
+        keys = [
+            lambda i: (-items[i].nbytes, items[i].first, i),
+            lambda i: (-weight[i], -items[i].nbytes, i),
+            lambda i: (items[i].first, -items[i].nbytes, i),
+            lambda i: (-items[i].last, -items[i].nbytes, i),
+            lambda i: (-items[i].nbytes * (items[i].last - items[i].first + 1), i),
+            lambda i: (items[i].first - items[i].last, -items[i].nbytes, i),
+            lambda i: (-items[i].nbytes, -items[i].first, i),
+        ]
+        orders = [sorted(every, key=key) for key in keys]
+        # Grow outwards from the fullest step: the plan there decides, the rest fits around it.
+        totals = step_bytes(self.problem)
+        peak = totals.index(max(totals)) if totals else 0
+        orders.append(
+            sorted(
+                every,
+                key=lambda i: (
+                    max(items[i].first - peak, peak - items[i].last, 0),
+                    -items[i].nbytes,
+                    i,
+                ),
+            )
+        )
+        orders.append(
+            sorted(
+                every,
+                key=lambda i: (
+                    max(items[i].first - peak, peak - items[i].last, 0),
+                    -items[i].first,
+                    i,
+                ),
+            )
+        )
+        return orders
+
+    def _try(self, order: Sequence[int]) -> int:
+        """Places everything in an order; the bytes that it took (or a number above the best)."""
+        offsets: list[int | None] = [None] * len(self.items)
+        top = 0
+        for index in order:
+            offsets[index] = at = self._lowest(index, offsets)
+            top = max(top, at + self.items[index].nbytes)
+            if top >= self.best_bytes:
+                return top
+        self.best = [offset or 0 for offset in offsets]
+        self.best_bytes = top
+        return top
+
+    def _local(self) -> None:
+        """Moves single items to the front of the best order until nothing gets better."""
+        order = sorted(range(len(self.items)), key=lambda i: (-self.items[i].nbytes, i))
+        better = True
+        while better and self.left > SEARCH_PLACEMENTS // 2:
+            better = False
+            for index in range(1, len(order)):
+                for to in {0, index // 2, index - 1}:
+                    trial = order[:]
+                    trial.insert(to, trial.pop(index))
+                    before = self.best_bytes
+                    self._try(trial)
+                    if self.best_bytes < before:
+                        order, better = trial, True
+                    if self.best_bytes == self.bound or self.left < SEARCH_PLACEMENTS // 2:
+                        return
+
+    def _branch(self) -> bool:
+        """Every order in which offsets do not descend; whether it saw them all."""
+        count = len(self.items)
+        offsets: list[int | None] = [None] * count
+        for index in range(count):
+            if not self.neighbours[index]:
+                offsets[index] = 0
+        base = max((i.nbytes for k, i in enumerate(self.items) if offsets[k] == 0), default=0)
+        open_ = [i for i in range(count) if offsets[i] is None]
+
+        def descend(floor: int, top: int) -> bool:
+            remaining = [i for i in open_ if offsets[i] is None]
+            if not remaining:
+                if top < self.best_bytes:
+                    self.best = [offset or 0 for offset in offsets]
+                    self.best_bytes = top
+                return True
+            choices = []
+            for index in remaining:
+                at = self._lowest(index, offsets, floor)
+                if at + self.items[index].nbytes >= self.best_bytes:
+                    return True  # it only gets higher: no plan below the best from here
+                choices.append((at, -self.items[index].nbytes, index))
+            choices.sort()
+            # Whatever goes next leaves the others above it: an item that fits wholly below
+            # every other choice's start would only waste room if it came later.
+            ceiling = min(at - size for at, size, _ in choices)
+            for at, _, index in choices:
+                if at >= ceiling:
+                    break
+                if self.left <= 0:
+                    return False
+                offsets[index] = at
+                complete = descend(at, max(top, at + self.items[index].nbytes))
+                offsets[index] = None
+                if not complete:
+                    return False
+                if self.best_bytes == self.bound:
+                    return True
+            return True
+
+        # One level of recursion per item; problems of this size are beyond the bound anyway.
+        return count <= _LARGEST_SEARCH and descend(0, base)
+
+    def _lowest(self, index: int, offsets: Sequence[int | None], floor: int = 0) -> int:
+        """The lowest offset, not below ``floor``, that suits everything placed so far."""
+        self.left -= 1
+        self.used += 1
+        item = self.items[index]
+        placed = [(j, at) for j in self.neighbours[index] if (at := offsets[j]) is not None]
+        candidates = {floor}
+        for other, at in placed:
+            candidates.add(at + self.items[other].nbytes)
+            permitted = self.permission.get((index, other))
+            if permitted is None:
+                continue
+            permission, sign = permitted
+            for group in permission.groups:
+                for item_range in group:
+                    # Ends of the permitted window in terms of this item's offset.
+                    edge = item_range.low if sign == 1 else item_range.high
+                    if edge is not None:
+                        candidates.add(at + sign * edge)
+                    if item_range.step > 1:
+                        near = floor - at
+                        candidates.add(at + near + (-near) % item_range.step)
+        align = item.align
+        for candidate in sorted({c + (-c) % align for c in candidates if c >= floor}):
+            if all(self._fits(index, candidate, j, at) for j, at in placed):
+                return candidate
+        # Beyond everything placed there is always room.
+        top = max(at + self.items[j].nbytes for j, at in placed)
+        return max(floor, top + (-top) % align)
+
+    def _fits(self, index: int, offset: int, other: int, at: int) -> bool:
+        if offset >= at + self.items[other].nbytes or at >= offset + self.items[index].nbytes:
+            return True
+        permitted = self.permission.get((index, other))
+        return permitted is not None and permitted[0].holds(permitted[1] * (offset - at))

@@ -1,0 +1,150 @@
+"""Which kernel runs each step: the cheapest exact one that the target can execute."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from edgekit.engines.aot import ops
+from edgekit.engines.aot.ir import Instruction, Program
+from edgekit.engines.aot.lowering import Kernel, Unsupported
+from edgekit.errors import ModelError
+
+if TYPE_CHECKING:
+    from edgekit.targets import Target
+
+#: What a build is optimised for, with the order in which candidates are compared.
+GOALS = ("speed", "ram", "flash")
+
+
+def candidates(program: Program, step: Instruction, target: Target | None) -> tuple[Kernel, ...]:
+    """Every exact way to run a step on the target, as its operator's file gives them.
+
+    Raises:
+        Unsupported: there is none.
+    """
+    module = ops.find(step.kind)
+    if module is None:
+        raise Unsupported("the engine has no kernel for this operator")
+    found: tuple[Kernel, ...] = module.lower(program.node(step), target)
+    fitting = tuple(kernel for kernel in found if runs_on(kernel, target))
+    if not fitting:
+        raise Unsupported("none of its kernels runs on the target's core")
+    return fitting
+
+
+def runs_on(kernel: Kernel, target: Target | None) -> bool:
+    """Whether the target's core executes the kernel; without a target, portable C only."""
+    if target is None:
+        return not kernel.requires and not kernel.cores
+    if kernel.cores and target.core not in kernel.cores:
+        return False
+    return all(target.has(extension) for extension in kernel.requires)
+
+
+def macs(program: Program, step: Instruction) -> int:
+    """Multiply-accumulates of a step as it runs."""
+    count = getattr(ops.find(step.kind), "macs", None)
+    return int(count(program.node(step))) if count else 0
+
+
+def choose(
+    program: Program,
+    target: Target | None,
+    *,
+    goal: str = "speed",
+    forced: Collection[str] = (),
+) -> tuple[Kernel, ...]:
+    """A kernel per step. Layouts agree: a reader takes what the step before it leaves.
+
+    Args:
+        program: after all passes.
+        target: what must execute it; ``None`` for portable C.
+        goal: ``speed``, ``ram`` or ``flash``.
+        forced: names of kernel functions that win wherever they are a candidate.
+
+    Raises:
+        ModelError: a step has no kernel; names the operator and the engine that takes it.
+    """
+    layouts: dict[int, str] = {}
+    chosen = []
+    for step in program.steps:
+        try:
+            found = candidates(program, step, target)
+        except Unsupported as error:
+            raise refusal(program, step, str(error)) from None
+        fitting = [k for k in found if _agrees(program, step, k, layouts, target)]
+        if not fitting:
+            raise refusal(program, step, "no kernel takes the layout of its inputs")
+        preferred = [kernel for kernel in fitting if kernel.function in forced] or fitting
+        kernel = min(preferred, key=lambda k: _rank(program, step, k, goal))
+        for tensor in step.outputs:
+            layouts[program.home(tensor)] = kernel.output_layout
+        chosen.append(kernel)
+    return tuple(chosen)
+
+
+def _agrees(
+    program: Program,
+    step: Instruction,
+    kernel: Kernel,
+    layouts: dict[int, str],
+    target: Target | None,
+) -> bool:
+    for slot, tensor in enumerate(step.inputs):
+        if tensor < 0 or program.tensors[tensor].is_constant:
+            continue
+        if layouts.get(program.home(tensor), "nhwc") != kernel.input_layout(slot):
+            return False
+    if kernel.output_layout == "nhwc":
+        return True
+    # Another layout must suit everyone who reads it, and nobody outside may see it.
+    homes = {program.home(tensor) for tensor in step.outputs}
+    if homes & {program.home(tensor) for tensor in program.outputs}:
+        return False
+    for reader in program.steps:
+        for slot, tensor in enumerate(reader.inputs):
+            if tensor < 0 or program.home(tensor) not in homes:
+                continue
+            if tensor in program.views:
+                return False
+            try:
+                takers = candidates(program, reader, target)
+            except Unsupported:
+                return False
+            if all(taker.input_layout(slot) != kernel.output_layout for taker in takers):
+                return False
+    return True
+
+
+def _rank(program: Program, step: Instruction, kernel: Kernel, goal: str) -> tuple[float, ...]:
+    flash = sum(table.nbytes for table in kernel.tables)
+    if goal == "ram":
+        return (kernel.scratch_bytes + _apart_bytes(program, step, kernel), kernel.cost)
+    if goal == "flash":
+        return (flash, kernel.cost)
+    return (kernel.cost, kernel.scratch_bytes)
+
+
+def _apart_bytes(program: Program, step: Instruction, kernel: Kernel) -> int:
+    """Bytes of the output that cannot lie over an input."""
+    out = program.tensors[step.outputs[0]].nbytes
+    best = out
+    for overlap in kernel.overlaps:
+        tensor = step.inputs[overlap.input]
+        if tensor < 0:
+            continue
+        data = program.tensors[tensor].nbytes
+        shifts = [s for s in (overlap.min_shift, overlap.max_shift, 0) if s is not None]
+        for shift in (s for s in shifts if overlap.allows(s)):
+            best = min(best, max(data, shift + out) - min(0, shift) - data)
+    return best
+
+
+def refusal(program: Program, step: Instruction, reason: str) -> ModelError:
+    """The error for a step that this engine cannot run."""
+    return ModelError(
+        f"the engine aot cannot run {step.kind}: {reason}",
+        program.place(step),
+        "--engine tflm, which runs TFLM's own kernels",
+    )
