@@ -223,10 +223,13 @@ class _Work:
         for source in self.artifact.sources:
             stem = re.sub(r"[^A-Za-z0-9_]", "_", Path(source).stem)
             jobs.append((self.artifact.folder / source, f"obj/{_MODEL_OBJECT}{stem}.o", "model"))
-        for path in self._runtime_sources():
-            jobs.append((path, f"obj/{path.parent.name}_{path.stem}.o", "runtime"))
-        if self._boot2() is not None:
-            self._compile(self._boot2() or Path(), "obj/boot2_raw.o", "runtime")
+        jobs += [
+            (path, f"obj/{path.parent.name}_{path.stem}.o", "runtime")
+            for path in self._runtime_sources()
+        ]
+        boot2 = self._boot2()
+        if boot2 is not None:
+            self._compile(boot2, "obj/boot2_raw.o", "runtime")
             self._write_boot2("obj/boot2_raw.o")
             jobs.append((self.folder / "obj" / "boot2_image.c", "obj/boot2_image.o", "runtime"))
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -580,9 +583,9 @@ def _model_symbol(objects: Iterable[Path]) -> str:
     for path in objects:
         for symbol in _elf(path).get_section_by_name(".symtab").iter_symbols():
             info = symbol["st_info"]
-            if info["type"] == "STT_OBJECT" and info["bind"] == "STB_GLOBAL":
-                if symbol.name.endswith("_model"):
-                    found.add(symbol.name)
+            is_global = info["type"] == "STT_OBJECT" and info["bind"] == "STB_GLOBAL"
+            if is_global and symbol.name.endswith("_model"):
+                found.add(symbol.name)
     if len(found) != 1:
         raise ModelError(
             f"the artifact's sources define {len(found)} model descriptors; a firmware has one"

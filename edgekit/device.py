@@ -7,6 +7,7 @@ piece of work again (:meth:`Device.persist`).
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections import deque
@@ -202,10 +203,9 @@ class Device:
 
     def reset(self) -> None:
         """Resets the device and connects again."""
-        try:
+        # when the answer is lost, the repetition meets a device that has restarted
+        with contextlib.suppress(SessionLost):
             self._ask([_Request(Type.RESET, b"")])
-        except SessionLost:
-            pass  # the answer was lost, and the repetition met a device that had restarted
         self.connect(self._expected)
 
     def persist(self, work: Callable[[], _Result]) -> _Result:
@@ -229,7 +229,7 @@ class Device:
                 f"(lr {fault.lr:#010x}, CFSR {fault.status:#010x}, address {fault.address:#010x})"
             )
         raise DeviceError(
-            f"the device was reset {self.patience.resets + 1} times in the same piece of work{text}",
+            f"the device was reset {self.patience.resets + 1} times in one piece of work{text}",
             self.link.name,
         )
 

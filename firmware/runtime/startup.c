@@ -79,7 +79,8 @@ __attribute__((used, noreturn)) void ek_fault_record(const uint32_t *frame)
 /* Hands the exception frame over on a fresh stack: the old one may have run out. */
 __attribute__((naked)) static void fault_handler(void)
 {
-    __asm volatile("mov r0, sp\n"
+    __asm volatile(".syntax unified\n"
+                   "mov r0, sp\n"
                    "ldr r1, =__ek_stack_top\n"
                    "mov sp, r1\n"
                    "ldr r1, =ek_fault_record\n"
@@ -94,6 +95,7 @@ __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
     SCB_CPACR |= 0xFu << 20;
     __asm volatile("dsb\nisb" ::: "memory");
 #endif
+    SCB_VTOR = (uint32_t)(uintptr_t)ek_vectors; /* a boot loader may have left its own */
     for (uint32_t *p = __ek_stack_limit; p < sp; p++)
         *p = PAINT;
     const uint32_t *load = __ek_data_load;
@@ -109,7 +111,8 @@ __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
 /* In assembly, because it must not use a stack frame below the part that is painted. */
 __attribute__((naked, used)) void ek_reset_handler(void)
 {
-    __asm volatile("ldr r0, =__ek_stack_top\n"
+    __asm volatile(".syntax unified\n"
+                   "ldr r0, =__ek_stack_top\n"
                    "mov sp, r0\n"
                    "subs r0, #128\n"
                    "ldr r1, =ek_start\n"
