@@ -1,3 +1,12 @@
-from setuptools import setup
+"""Finds the packages; everything else is in ``setup.cfg``."""
 
-setup()
+from setuptools import find_packages, setup
+
+setup(
+    packages=[
+        *find_packages(include=["edgekit", "edgekit.*"]),
+        # data of the top level that travels inside the package (see edgekit/resources.py)
+        "edgekit._targets",
+        "edgekit._firmware",
+    ]
+)
