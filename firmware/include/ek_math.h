@@ -10,6 +10,22 @@
 
 #define EK_KERNEL static inline __attribute__((always_inline, unused))
 
+/* Before a loop with literal bounds that must vanish. */
+#if defined(__clang__)
+#define EK_UNROLL _Pragma("clang loop unroll(full)")
+#define EK_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#else
+#define EK_UNROLL _Pragma("GCC unroll 16")
+#define EK_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
+/* Words may be read and written at any address. */
+#if defined(__ARM_FEATURE_UNALIGNED) || defined(__x86_64__) || defined(__aarch64__)
+#define EK_UNALIGNED 1
+#else
+#define EK_UNALIGNED 0
+#endif
+
 /* x * multiplier * 2^(shift - 31), rounded as TensorFlow Lite does it by default: a rounding
  * doubling high multiplication (half up), then a rounding right shift (half away from zero).
  *
@@ -34,9 +50,76 @@ EK_KERNEL int32_t ek_requantize(int32_t x, int32_t multiplier, int32_t shift) {
     return result + ((high & mask) > threshold ? 1 : 0);
 }
 
+/* The rounding doubling high multiplication alone, for |x| < 2^30. */
+EK_KERNEL int32_t ek_multiply_high(int32_t x, int32_t multiplier) {
+    const int64_t product = (int64_t)(x * 2) * multiplier;
+    return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
+}
+
+/* A rounding right shift by 1 + less, half away from zero; zero is added to the result.
+ *
+ * A negative number becomes one smaller, so that its half goes down with the floor; nothing
+ * here can overflow but zero itself, as the first shift leaves the room.
+ */
+EK_KERNEL int32_t ek_shift_right(int32_t x, int32_t less, int32_t zero) {
+    return (((x + (x >> 31)) >> less) + (2 * zero + 1)) >> 1;
+}
+
+/* ek_requantize for |x| < 2^30 and shift <= 0, in fewer instructions. */
+EK_KERNEL int32_t ek_requantize_down(int32_t x, int32_t multiplier, int32_t shift) {
+    const int32_t high = ek_multiply_high(x, multiplier);
+    return shift == 0 ? high : ek_shift_right(high, -shift - 1, 0);
+}
+
 EK_KERNEL int32_t ek_clamp(int32_t x, int32_t low, int32_t high) {
     x = x < low ? low : x;
     return x > high ? high : x;
+}
+
+/* How ek_output_s8 computes; the host proves which one is exact for a step. */
+#define EK_ANY 0  /* every sum and shift */
+#define EK_DOWN 1 /* |sum| < 2^30 and shift < 0 for every channel; tables hold -shift - 1 */
+#define EK_RELU 2 /* as EK_DOWN, and low >= zero: what rounds below zero is clamped anyway */
+
+/* A sum of products as an int8 output. */
+EK_KERNEL int8_t ek_output_s8(
+    int32_t sum, int32_t multiplier, int32_t shift, int32_t mode, int32_t zero, int32_t low,
+    int32_t high
+) {
+    int32_t value;
+    if (mode == EK_ANY) {
+        /* A huge result plus the zero point may leave the range; clamped before, it cannot. */
+        value = ek_requantize(sum, multiplier, shift);
+        return (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
+    }
+    value = ek_multiply_high(sum, multiplier);
+    if (mode == EK_DOWN) {
+        value += value >> 31;
+    }
+    value = ((value >> shift) + (2 * zero + 1)) >> 1;
+    return (int8_t)ek_clamp(value, low, high);
+}
+
+/* Copies forward; the areas may overlap if the target is not above the source. */
+EK_KERNEL void ek_copy(int8_t *to, const int8_t *from, int32_t nbytes) {
+#if EK_UNALIGNED
+    for (; nbytes >= 4; nbytes -= 4) {
+        uint32_t word;
+        __builtin_memcpy(&word, from, 4);
+        __builtin_memcpy(to, &word, 4);
+        from += 4;
+        to += 4;
+    }
+#endif
+    for (; nbytes > 0; --nbytes) {
+        *to++ = *from++;
+    }
+}
+
+EK_KERNEL void ek_fill(int8_t *to, int32_t value, int32_t nbytes) {
+    for (; nbytes > 0; --nbytes) {
+        *to++ = (int8_t)value;
+    }
 }
 
 #endif

@@ -1,4 +1,4 @@
-"""FULLY_CONNECTED, int8. Reference: tensorflow/lite/kernels/internal/reference/integer_ops."""
+"""FULLY_CONNECTED, int8. Reference: integer_ops/fully_connected.h of TensorFlow Lite."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from edgekit.engines.aot.lowering import (
     Output,
     Table,
     Unsupported,
-    activation_range,
     check_dtype,
-    quantize_multiplier,
 )
+from edgekit.engines.aot.ops._sums import effective_scales, sums
 
 if TYPE_CHECKING:
     from edgekit.targets import Target
@@ -29,25 +28,23 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     weights = node.constant_input(1, "weights")
     bias = node.optional_constant(2, "bias")
     output = node.output
-    for tensor in (input_, output):
+    for tensor in (input_, weights, output):
         check_dtype(tensor, "int8")
-    check_dtype(weights, "int8")
-    if weights.quantization is None or weights.quantization.per_channel:
-        raise Unsupported("its weights are quantised per channel")
-    if any(weights.quantization.zero_points):
-        raise Unsupported("its weights have a zero point")
+    if weights.quantization is None:
+        raise Unsupported("its weights are not quantised")
+    weights_zero = 0
+    if weights.quantization.per_channel:
+        if any(weights.quantization.zero_points):
+            raise Unsupported("its weights are quantised per channel and have zero points")
+        scales = effective_scales(input_, weights, output)
+    else:
+        weights_zero = weights.zero_point
+        # The reference multiplies the scales in float32 (GetQuantizedConvolutionMultipler).
+        product = np.float32(input_.scale) * np.float32(weights.scale)
+        scales = [float(product) / output.scale]
     outputs, depth = weights.shape
     rows = output.elements // outputs
-    # The reference multiplies the scales in float32 (GetQuantizedConvolutionMultipler).
-    product = float(np.float32(input_.scale) * np.float32(weights.scale))
-    multiplier, shift = quantize_multiplier(product / output.scale)
-    low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
-    # With the input's zero point folded into the bias the inner loop multiplies raw bytes.
-    sums = weights.data().astype(np.int64).sum(axis=1)
-    folded = -input_.zero_point * sums
-    if bias is not None:
-        check_dtype(bias, "int32")
-        folded = folded + bias.data().reshape(-1)
+    result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
     return (
         Kernel(
             function="ek_fully_connected_s8",
@@ -56,21 +53,22 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Input(0),
                 Data("weights"),
                 Data("bias"),
+                Data("multipliers"),
+                Data("shifts"),
+                Literal("per_channel", int(len(scales) > 1)),
                 Literal("rows", rows),
                 Literal("depth", depth),
                 Literal("outputs", outputs),
-                Literal("multiplier", multiplier, soft=True),
-                Literal("shift", shift),
-                Literal("output_zero", output.zero_point, soft=True),
-                Literal("low", low, soft=True),
-                Literal("high", high, soft=True),
+                Literal("weights_zero", weights_zero),
+                result.mode_literal,
+                *result.output_literals,
                 Output(0),
             ),
             tables=(
-                Table("weights", "int8_t", weights.data()),
-                Table("bias", "int32_t", folded.astype(np.int32)),
+                Table("weights", "int8_t", weights.data(), align_bytes=1),
+                *result.tables,
             ),
-            cost=rows * outputs * (2.5 * depth + 30),
+            cost=rows * outputs * (2.5 * depth + 20),
         ),
     )
 

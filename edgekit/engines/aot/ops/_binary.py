@@ -1,0 +1,129 @@
+"""Broadcasting of two inputs, for ADD, SUB and MUL."""
+
+from __future__ import annotations
+
+from edgekit.engines.aot.lowering import (
+    Input,
+    Kernel,
+    Literal,
+    Node,
+    Output,
+    Overlap,
+    Unsupported,
+    activation_range,
+    check_dtype,
+    quantize_multiplier,
+)
+
+
+def broadcast(
+    first: tuple[int, ...], second: tuple[int, ...], output: tuple[int, ...]
+) -> tuple[list[int], list[int], list[int]]:
+    """Four dimensions of the output and the strides of both inputs along them, in elements.
+
+    Neighbouring dimensions that both inputs walk alike are merged.
+
+    Raises:
+        Unsupported: more than four dimensions remain, or the shapes do not fit.
+    """
+    rank = len(output)
+    padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in (first, second)]
+    kept: list[tuple[int, bool, bool]] = []
+    for axis, size in enumerate(output):
+        sizes = [shape[axis] for shape in padded]
+        if any(s not in (1, size) for s in sizes):
+            raise Unsupported(f"shapes {list(first)} and {list(second)} do not broadcast")
+        if size == 1:
+            continue
+        walks = (sizes[0] == size, sizes[1] == size)
+        if kept and kept[-1][1:] == walks:
+            kept[-1] = (kept[-1][0] * size, *walks)
+        else:
+            kept.append((size, *walks))
+    if len(kept) > 4:
+        raise Unsupported(f"shapes {list(first)} and {list(second)} alternate too often")
+    kept = [(1, False, False)] * (4 - len(kept)) + kept
+    strides: list[list[int]] = []
+    for which in (1, 2):
+        step, found = 1, []
+        for entry in reversed(kept):
+            found.append(step if entry[which] else 0)
+            step *= entry[0] if entry[which] else 1
+        strides.append(found[::-1])
+    return [size for size, _, _ in kept], strides[0], strides[1]
+
+
+def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
+    """``kind`` is ADD, SUB or MUL."""
+    first, second = node.inputs[0], node.inputs[1]
+    output = node.output
+    if first is None or second is None:
+        raise Unsupported("an input is missing")
+    for tensor in (first, second, output):
+        check_dtype(tensor, "int8")
+    dims, strides_a, strides_b = broadcast(first.shape, second.shape, output.shape)
+    low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
+    geometry = [Literal(f"d{i}", d) for i, d in enumerate(dims)]
+    geometry += [Literal(f"a{i}", s) for i, s in enumerate(strides_a)]
+    geometry += [Literal(f"b{i}", s) for i, s in enumerate(strides_b)]
+    if kind == "MUL":
+        function, parameters = "ek_mul_s8", _mul(first.scale, second.scale, output.scale)
+        zeros = [
+            Literal("zero_a", first.zero_point, soft=True),
+            Literal("zero_b", second.zero_point, soft=True),
+        ]
+        scaling = [*zeros, *parameters]
+    else:
+        function = "ek_add_s8"
+        pairs = _add(first.scale, second.scale, output.scale)
+        scaling = [Literal("sign", -1 if kind == "SUB" else 1)]
+        for name, tensor, (multiplier, shift) in zip("ab", (first, second), pairs, strict=False):
+            scaling += [
+                Literal(f"zero_{name}", tensor.zero_point, soft=True),
+                Literal(f"multiplier_{name}", multiplier, soft=True),
+                Literal(f"shift_{name}", shift),
+            ]
+        scaling += [
+            Literal("multiplier", pairs[2][0], soft=True),
+            Literal("shift", pairs[2][1]),
+        ]
+    return (
+        Kernel(
+            function=function,
+            header="ek_binary_s8.h",
+            args=(
+                Input(0),
+                Input(1),
+                *geometry,
+                *scaling,
+                Literal("zero", output.zero_point, soft=True),
+                Literal("low", low, soft=True),
+                Literal("high", high, soft=True),
+                Output(0),
+            ),
+            overlaps=tuple(
+                Overlap(input=index, max_shift=0)
+                for index, tensor in enumerate((first, second))
+                if not tensor.is_constant and tensor.elements == output.elements
+            ),
+            cost=(15.0 if kind == "MUL" else 30.0) * output.elements,
+        ),
+    )
+
+
+def _add(first: float, second: float, output: float) -> list[tuple[int, int]]:
+    """Multipliers and shifts of both inputs and the output (CalculateOpDataAdd)."""
+    twice = 2 * max(first, second)
+    pairs = [
+        quantize_multiplier(first / twice),
+        quantize_multiplier(second / twice),
+        quantize_multiplier(twice / ((1 << 20) * output)),
+    ]
+    if any(shift > 0 for _, shift in pairs):
+        raise Unsupported(f"the output's scale {output} is too small for the reference")
+    return pairs
+
+
+def _mul(first: float, second: float, output: float) -> list[Literal]:
+    multiplier, shift = quantize_multiplier(first * second / output)
+    return [Literal("multiplier", multiplier, soft=True), Literal("shift", shift)]

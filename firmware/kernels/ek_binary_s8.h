@@ -1,0 +1,79 @@
+/* ADD, SUB and MUL, int8, with broadcasting.
+ *
+ * Shapes are d0 x d1 x d2 x d3 after merging dimensions; each input has a stride in bytes per
+ * dimension, 0 where it is broadcast. The output is dense. It may start at or below an input
+ * that has the output's shape, or be it.
+ */
+#ifndef EK_BINARY_S8_H
+#define EK_BINARY_S8_H
+
+#include "ek_math.h"
+
+/* TensorFlow Lite's ADD brings both inputs to a common scale with 20 bits below the point.
+ *
+ * multipliers: of ek_requantize; shifts: 0 .. -31; sign: 1 adds, -1 subtracts
+ */
+EK_KERNEL int8_t ek_add_one_s8(
+    int32_t a, int32_t b, int32_t sign, int32_t zero_a, int32_t multiplier_a, int32_t shift_a,
+    int32_t zero_b, int32_t multiplier_b, int32_t shift_b, int32_t multiplier, int32_t shift,
+    int32_t zero, int32_t low, int32_t high
+) {
+    /* |a - zero| <= 255, so that nothing reaches 2^30 before the last multiplication. */
+    const int32_t scaled_a = ek_requantize_down((a - zero_a) * (1 << 20), multiplier_a, shift_a);
+    const int32_t scaled_b = ek_requantize_down((b - zero_b) * (1 << 20), multiplier_b, shift_b);
+    const int32_t sum = sign < 0 ? scaled_a - scaled_b : scaled_a + scaled_b;
+    return (int8_t)ek_clamp(ek_requantize_down(sum, multiplier, shift) + zero, low, high);
+}
+
+EK_KERNEL void ek_add_s8(
+    const int8_t *input_a, const int8_t *input_b, int32_t d0, int32_t d1, int32_t d2, int32_t d3,
+    int32_t a0, int32_t a1, int32_t a2, int32_t a3, int32_t b0, int32_t b1, int32_t b2,
+    int32_t b3, int32_t sign, int32_t zero_a, int32_t multiplier_a, int32_t shift_a,
+    int32_t zero_b, int32_t multiplier_b, int32_t shift_b, int32_t multiplier, int32_t shift,
+    int32_t zero, int32_t low, int32_t high, int8_t *output
+) {
+    for (int32_t i = 0; i < d0; ++i) {
+        for (int32_t j = 0; j < d1; ++j) {
+            for (int32_t k = 0; k < d2; ++k) {
+                const int8_t *a = input_a + i * a0 + j * a1 + k * a2;
+                const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
+                for (int32_t l = 0; l < d3; ++l) {
+                    *output++ = ek_add_one_s8(
+                        *a, *b, sign, zero_a, multiplier_a, shift_a, zero_b, multiplier_b,
+                        shift_b, multiplier, shift, zero, low, high
+                    );
+                    a += a3;
+                    b += b3;
+                }
+            }
+        }
+    }
+}
+
+/* multiplier, shift: of ek_requantize */
+EK_KERNEL void ek_mul_s8(
+    const int8_t *input_a, const int8_t *input_b, int32_t d0, int32_t d1, int32_t d2, int32_t d3,
+    int32_t a0, int32_t a1, int32_t a2, int32_t a3, int32_t b0, int32_t b1, int32_t b2,
+    int32_t b3, int32_t zero_a, int32_t zero_b, int32_t multiplier, int32_t shift, int32_t zero,
+    int32_t low, int32_t high, int8_t *output
+) {
+    for (int32_t i = 0; i < d0; ++i) {
+        for (int32_t j = 0; j < d1; ++j) {
+            for (int32_t k = 0; k < d2; ++k) {
+                const int8_t *a = input_a + i * a0 + j * a1 + k * a2;
+                const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
+                for (int32_t l = 0; l < d3; ++l) {
+                    const int32_t product = (*a - zero_a) * (*b - zero_b);
+                    const int32_t value = shift <= 0
+                                              ? ek_requantize_down(product, multiplier, shift)
+                                              : ek_requantize(product, multiplier, shift);
+                    *output++ = (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
+                    a += a3;
+                    b += b3;
+                }
+            }
+        }
+    }
+}
+
+#endif
