@@ -12,10 +12,13 @@ and not by time: the same problem gives the same plan on every machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 #: Placements that the branch and bound tries; about two seconds.
-SEARCH_PLACEMENTS = 60_000
+SEARCH_PLACEMENTS = 400_000
+
+#: Items of the largest stretch that is solved by itself.
+_LARGEST_WINDOW = 24
 
 #: Items of the largest problem that the branch and bound looks at.
 _LARGEST_SEARCH = 400
@@ -182,7 +185,7 @@ class _Search:
             self.permission[permission.output, permission.input] = (permission, 1)
             self.permission[permission.input, permission.output] = (permission, -1)
         self.one_sided = all(
-            item.low is None or item.high is None
+            (item.low is None or item.high is None) and item.step == 1
             for permission in problem.permissions
             for group in permission.groups
             for item in group
@@ -193,18 +196,64 @@ class _Search:
             self._try(order)
             if self.best_bytes == self.bound:
                 break
-        exhausted = False
+        if self.best_bytes > self.bound:
+            self._windows()
         if self.best_bytes > self.bound:
             self._local()
-        if self.best_bytes > self.bound:
-            exhausted = self._branch()
+        if self.best_bytes > self.bound and self._branch() and self.one_sided:
+            self.bound = self.best_bytes
         return Solution(
             offsets=tuple(self.best),
             nbytes=self.best_bytes,
             lower_bound=self.bound,
-            optimal=self.best_bytes == self.bound or (exhausted and self.one_sided),
+            optimal=self.best_bytes == self.bound,
             placements=self.used,
         )
+
+    def _windows(self) -> None:
+        """Solves growing stretches of steps around the fullest one by themselves.
+
+        No plan for everything is smaller than the best plan for some of the items, so that an
+        exhausted search there raises the lower bound; and its order is a good start.
+        """
+        totals = step_bytes(self.problem)
+        peak = totals.index(max(totals))
+        rest = self._orders()[0]
+        for reach in range(1, len(totals)):
+            chosen = [
+                i
+                for i, item in enumerate(self.items)
+                if item.first <= peak + reach and item.last >= peak - reach
+            ]
+            if len(chosen) > _LARGEST_WINDOW or len(chosen) == len(self.items):
+                return
+            part, exhausted = self._part(chosen)
+            if exhausted and self.one_sided:
+                self.bound = max(self.bound, part.nbytes)
+            inside = sorted(chosen, key=lambda i: part.offsets[chosen.index(i)])
+            self._try([*inside, *(i for i in rest if i not in set(chosen))])
+            if self.best_bytes <= self.bound or not exhausted:
+                return
+
+    def _part(self, chosen: list[int]) -> tuple[Solution, bool]:
+        """Some of the items as a problem of their own, and whether its search was complete."""
+        place = {index: position for position, index in enumerate(chosen)}
+        problem = Problem(
+            items=tuple(self.items[i] for i in chosen),
+            permissions=tuple(
+                replace(p, output=place[p.output], input=place[p.input])
+                for p in self.problem.permissions
+                if p.output in place and p.input in place
+            ),
+        )
+        search = _Search(problem, max(self.left // 4, 1))
+        for order in search._orders():
+            search._try(order)
+        exhausted = search.best_bytes == search.bound or search._branch()
+        self.left -= search.used
+        self.used += search.used
+        found = Solution(tuple(search.best), search.best_bytes, search.bound, exhausted)
+        return found, exhausted
 
     def _orders(self) -> list[list[int]]:
         items = self.items
@@ -262,7 +311,8 @@ class _Search:
         """Moves single items to the front of the best order until nothing gets better."""
         order = sorted(range(len(self.items)), key=lambda i: (-self.items[i].nbytes, i))
         better = True
-        while better and self.left > SEARCH_PLACEMENTS // 2:
+        floor = self.left // 2
+        while better and self.left > floor:
             better = False
             for index in range(1, len(order)):
                 for to in {0, index // 2, index - 1}:
@@ -272,7 +322,7 @@ class _Search:
                     self._try(trial)
                     if self.best_bytes < before:
                         order, better = trial, True
-                    if self.best_bytes == self.bound or self.left < SEARCH_PLACEMENTS // 2:
+                    if self.best_bytes == self.bound or self.left < floor:
                         return
 
     def _branch(self) -> bool:
@@ -326,6 +376,7 @@ class _Search:
         item = self.items[index]
         placed = [(j, at) for j in self.neighbours[index] if (at := offsets[j]) is not None]
         candidates = {floor}
+        residues: set[tuple[int, int]] = set()
         for other, at in placed:
             candidates.add(at + self.items[other].nbytes)
             permitted = self.permission.get((index, other))
@@ -333,16 +384,18 @@ class _Search:
                 continue
             permission, sign = permitted
             for group in permission.groups:
-                for item_range in group:
-                    # Ends of the permitted window in terms of this item's offset.
-                    edge = item_range.low if sign == 1 else item_range.high
+                for window in group:
+                    # The lower end of the permitted window in terms of this item's offset.
+                    edge = window.low if sign == 1 else window.high
                     if edge is not None:
                         candidates.add(at + sign * edge)
-                    if item_range.step > 1:
-                        near = floor - at
-                        candidates.add(at + near + (-near) % item_range.step)
+                    if window.step > 1:
+                        residues.add((window.step, at % window.step))
         align = item.align
-        for candidate in sorted({c + (-c) % align for c in candidates if c >= floor}):
+        candidates = {c + (-c) % align for c in candidates if c >= floor}
+        for step, residue in sorted(residues):
+            candidates |= {_congruent(c, step, residue, align) for c in candidates}
+        for candidate in sorted(candidates):
             if all(self._fits(index, candidate, j, at) for j, at in placed):
                 return candidate
         # Beyond everything placed there is always room.
@@ -354,3 +407,14 @@ class _Search:
             return True
         permitted = self.permission.get((index, other))
         return permitted is not None and permitted[0].holds(permitted[1] * (offset - at))
+
+
+def _congruent(at_least: int, step: int, residue: int, align: int) -> int:
+    """The first aligned offset from ``at_least`` on that leaves ``residue`` modulo ``step``.
+
+    Where there is none (the two contradict each other), ``at_least``.
+    """
+    for offset in range(at_least, at_least + step * align, align):
+        if offset % step == residue:
+            return offset
+    return at_least
