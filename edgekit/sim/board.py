@@ -1,0 +1,717 @@
+"""A virtual board: a target's memory and peripherals around a CPU that executes an ELF file."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit.errors import DeviceError, UsageError, missing_extra
+from edgekit.sim import thumb
+from edgekit.sim.counter import (
+    EVENT_NONE,
+    EVENT_REFUSED,
+    EVENT_REQUEST,
+    EVENT_STACK,
+    FLAG_FP,
+    FLAG_MARKER,
+    FLAG_REFUSED,
+    FLAG_STACK,
+    MILLI,
+    NEVER,
+    BlockInfo,
+    Setup,
+    make_counter,
+)
+from edgekit.sim.device import BoardFault, Bus
+from edgekit.sim.line import Line, MemoryLine
+from edgekit.sim.symbols import Image
+from edgekit.sim.system import PENDSV, SVCALL, SYSTICK, SystemControl
+from edgekit.sim.timing import CoreModel, Cycles, estimate_cycles, model_for
+
+if TYPE_CHECKING:
+    from edgekit.targets import Target
+
+_PAGE = 4096
+_THUMB = 1
+#: Never reached: no code runs in the system space.
+_NOWHERE = 0xFFFFFFF0
+_EXCEPTION_RETURN = 0xFFFFFFE0
+#: An LR value of exception entry: thread or handler mode, main stack, no floating point state
+_RETURN_TO_THREAD, _RETURN_TO_HANDLER = 0xFFFFFFF9, 0xFFFFFFF1
+#: Peripheral address spaces (base, bytes): peripherals and the system's own. An RP2040 has two
+#: more of its own.
+_PERIPHERAL_SPACES = ((0x40000000, 0x20000000), (0xE0000000, 0x00100000))
+_STACK_LIMIT_SYMBOLS = ("__stack_limit", "__StackLimit", "_stack_limit")
+
+#: Unicorn's model of each core. Cortex-M0 stands for M0+: same instruction set.
+_MODELS = {
+    "cortex-m0": "UC_CPU_ARM_CORTEX_M0",
+    "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0",
+    "cortex-m3": "UC_CPU_ARM_CORTEX_M3",
+    "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
+    "cortex-m7": "UC_CPU_ARM_CORTEX_M7",
+    "cortex-m33": "UC_CPU_ARM_CORTEX_M33",
+}
+_FPU = ("fpv4-sp-d16", "fpv5-d16", "fpv5-sp-d16")
+
+
+class Fault(DeviceError):
+    """The firmware broke a rule of its chip; the board has stopped."""
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """What one step, or one whole inference, executed."""
+
+    instructions: int
+    features: dict[str, int] = field(default_factory=dict)
+    cycles: Cycles | None = None
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Executed instructions of the last inference of a model, and of all before.
+
+    ``features`` and cycles are there only when the board profiles. All of it is simulated:
+    instructions are exact, cycles an estimate that carries its error.
+    """
+
+    model: str
+    inferences: int
+    #: of the last complete inference, steps included
+    total: StepCount
+    steps: tuple[StepCount, ...]
+    #: by function, of the last inference, callees not included
+    functions: dict[str, int]
+    #: by function, estimated cycles without those of the memory system
+    inference_instructions: tuple[int, ...]
+    inference_cycles: tuple[int, ...]
+    profiled: bool
+    clock_hz: int
+    #: what a real board would not forgive but the simulation survived
+    reports: tuple[str, ...] = ()
+
+    @property
+    def instructions(self) -> int:
+        return self.total.instructions
+
+
+class Board:
+    """One board with one firmware.
+
+    Args:
+        target: the board; memory, core, clock and peripherals come from it.
+        elf: the firmware.
+        profile: count features and estimate cycles; otherwise a cycle is an instruction.
+        line: the other end of the console UART.
+        python_counter: count in Python even when C could be had.
+
+    Raises:
+        UsageError: the target cannot be simulated, or the ELF file does not fit it.
+        MissingDependency: a package of the ``sim`` extra is not installed.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        elf: Path,
+        *,
+        profile: bool = False,
+        line: Line | None = None,
+        python_counter: bool = False,
+    ) -> None:
+        try:
+            import unicorn
+            from unicorn import arm_const
+        except ImportError:
+            raise missing_extra("unicorn", "sim", "a virtual board") from None
+        self._unicorn, self._const = unicorn, arm_const
+        if target.core not in _MODELS or "mve" in target.isa:
+            raise UsageError(
+                f"{target.name} ({target.core}) cannot be simulated: Unicorn does not know its core",
+                fix="--port qemu, if the target names a QEMU machine"
+                if target.sim.get("qemu")
+                else None,
+            )
+        self.target = target
+        self.image = Image(Path(elf))
+        self.profile = profile
+        self.line = line or MemoryLine()
+        self.reports: list[str] = []
+        self.fault: Fault | None = None
+        self.model: CoreModel | None = model_for(target) if profile else None
+        self._flash = [region for region in target.memory if region.kind in ("flash", "rom")]
+        self._pending_error: str | None = None
+        self._reset_wanted = False
+        self._stop_wanted = False
+        self._output_checked = False
+        self._waiting_for_interrupt = False
+
+        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
+        self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
+        self._memory: list[tuple[int, int, mmap.mmap]] = []
+        self._map_memory()
+        self._load()
+        self._plan_buckets()
+        self.counter = make_counter(self._counter_setup(), self._describe, python=python_counter)
+        self.counter.install(
+            self._uc,
+            [(region.origin, region.origin + region.nbytes - 1) for region in self._flash],
+            profile,
+        )
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid_access)
+        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
+        for base, nbytes in (*_PERIPHERAL_SPACES, *self._family_spaces()):
+            self._uc.mmio_map(base, nbytes, self._mmio_read, base, self._mmio_write, base)
+        self.bus = Bus()
+        self.system: SystemControl
+        self._boot_address = 0
+        self.reset()
+
+    # memory
+
+    def _map_memory(self) -> None:
+        uc = self._unicorn
+        for region in self.target.memory:
+            nbytes = -(-region.nbytes // _PAGE) * _PAGE
+            memory = mmap.mmap(-1, nbytes)
+            if region.kind in ("flash", "rom"):
+                memory[:] = b"\xff" * nbytes  # erased
+                rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
+            else:
+                rights = uc.UC_PROT_ALL
+            self._memory.append((region.origin, region.nbytes, memory))
+            self._uc.mem_map_ptr(region.origin, nbytes, rights, _address_of(memory))
+
+    def _load(self) -> None:
+        for segment in self.image.segments:
+            place = self._find(segment.address, len(segment.data))
+            if place is None:
+                raise UsageError(
+                    f"the firmware has {len(segment.data):,} bytes for {segment.address:#010x}; "
+                    f"{self.target.name} has no memory there",
+                    str(self.image.path),
+                    f"edgekit build --target {self.target.name}",
+                )
+            origin, _, memory = place
+            offset = segment.address - origin
+            memory[offset : offset + len(segment.data)] = segment.data
+
+    def _find(self, address: int, nbytes: int) -> tuple[int, int, mmap.mmap] | None:
+        for origin, size, memory in self._memory:
+            if origin <= address and address + nbytes <= origin + size:
+                return origin, size, memory
+        return None
+
+    def memory(self, address: int, nbytes: int) -> bytes:
+        """A piece of the board's memory.
+
+        Raises:
+            UsageError: the target has no memory there.
+        """
+        place = self._find(address, nbytes)
+        if place is None:
+            raise UsageError(f"{self.target.name} has no memory at {address:#010x}")
+        offset = address - place[0]
+        return bytes(place[2][offset : offset + nbytes])
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Changes memory from outside, flash included."""
+        place = self._find(address, len(data))
+        if place is None:
+            raise UsageError(f"{self.target.name} has no memory at {address:#010x}")
+        offset = address - place[0]
+        place[2][offset : offset + len(data)] = data
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self.memory(address, 4), "little")
+
+    # what is counted
+
+    def _plan_buckets(self) -> None:
+        self._markers: dict[int, int] = {}
+        self._model_buckets: dict[str, tuple[int, int]] = {}
+        last = [0]
+        for inference in self.image.inferences:
+            first = len(last)
+            self._model_buckets[inference.model] = (first, len(inference.steps))
+            last.append(first + len(inference.steps))
+            self._markers[inference.invoke] = first
+            for index, address in enumerate(inference.steps):
+                last.append(0)
+                self._markers[address] = first + 1 + index
+        self._inference_last = last
+
+    def _counter_setup(self) -> Setup:
+        weights = self.model.weights if self.model else {}
+        limit = next(
+            (self.image.symbols[n] for n in _STACK_LIMIT_SYMBOLS if n in self.image.symbols), 0
+        )
+        return Setup(
+            bucket_count=len(self._inference_last),
+            inference_last=self._inference_last,
+            cache=self.model.cache if self.model else None,
+            cost_per_taken=round(MILLI * weights.get("taken_total", 0)),
+            cost_per_line8=round(MILLI * weights.get("flash_data_lines8", 0)),
+            cost_per_miss=round(MILLI * weights.get("flash_cache_misses", 0)),
+            stack_limit=limit,
+        )
+
+    def _describe(self, address: int, nbytes: int) -> BlockInfo:
+        """What the counter must know of a block before its first execution."""
+        block = thumb.analyse(self.memory(address, nbytes), address)
+        instructions = block.feature("instructions")
+        cost = MILLI * instructions
+        if self.model is not None:
+            weights = self.model.weights
+            cost = round(
+                MILLI
+                * sum(
+                    weights[name] * count
+                    for name, count in zip(thumb.FEATURES, block.features, strict=True)
+                    if name in weights
+                )
+            )
+        flags = 0
+        if block.stack_bytes:
+            flags |= FLAG_STACK
+        if block.is_fp:
+            flags |= FLAG_FP
+        if self._refused(block):
+            flags |= FLAG_REFUSED
+        bucket = self._markers.get(address, 0)
+        if bucket:
+            flags |= FLAG_MARKER
+        return BlockInfo(instructions, cost, flags, block.stack_bytes, bucket)
+
+    def _refused(self, block: thumb.Block) -> thumb.Instruction | None:
+        """The first instruction that the target's core does not have."""
+        for instruction in block.instructions:
+            extension = instruction.extension
+            if extension == "fp" and not any(self.target.has(name) for name in _FPU):
+                return instruction
+            if extension in ("dsp", "mve") and not self.target.has(extension):
+                return instruction
+        return None
+
+    # time
+
+    def cpu_hz(self) -> float:
+        """The CPU's clock, from the registers of the clock tree."""
+        return self._clock()
+
+    def skip(self, cycles: int) -> None:
+        """Lets time pass in which the CPU executes nothing."""
+        self.counter.now += cycles * MILLI
+
+    def skip_to(self, now: int) -> None:
+        """Lets time pass up to ``now`` (thousandths of a cycle)."""
+        self.counter.now = max(self.counter.now, now)
+
+    def attend(self, at: int) -> None:
+        """Asks for the run loop at a time (thousandths of a cycle)."""
+        if at < self.counter.deadline:
+            self.counter.deadline = at
+
+    # what peripherals tell
+
+    def report(self, message: str) -> None:
+        """Something that a real board would not forgive; said once."""
+        if message not in self.reports:
+            self.reports.append(message)
+
+    def first_output(self) -> None:
+        """Called when a byte leaves: by then the clock must be what the target says."""
+        if self._output_checked:
+            return
+        self._output_checked = True
+        expected, found = self.target.clock_hz, self.cpu_hz()
+        if expected and abs(found - expected) > 0.5:
+            self.report(
+                f"the clock registers give {found:,.0f} Hz; {self.target.name} states "
+                f"{expected:,} Hz"
+            )
+
+    def request_reset(self) -> None:
+        self._reset_wanted = True
+        self.attend(0)
+
+    def allow_fpu(self, allowed: bool) -> None:
+        base = FLAG_REFUSED | FLAG_STACK | FLAG_MARKER
+        self.counter.watched_flags = base if allowed else base | FLAG_FP
+
+    # Unicorn's callbacks. What goes wrong in them is kept and raised by the run loop.
+
+    def _mmio_read(self, uc: Any, offset: int, nbytes: int, base: Any) -> int:
+        try:
+            return self.bus.read(base + offset, nbytes)
+        except BoardFault as error:
+            self._stop_with(str(error))
+        return 0
+
+    def _mmio_write(self, uc: Any, offset: int, nbytes: int, value: int, base: Any) -> None:
+        try:
+            self.bus.write(base + offset, nbytes, value)
+        except BoardFault as error:
+            self._stop_with(str(error))
+
+    def _stop_with(self, message: str) -> None:
+        if self._pending_error is None:
+            self._pending_error = message
+        self._uc.emu_stop()
+
+    def _on_invalid_access(
+        self, uc: Any, access: int, address: int, nbytes: int, value: int, _: object
+    ) -> bool:
+        kind = self._unicorn
+        address &= 0xFFFFFFFF
+        if access in (kind.UC_MEM_FETCH_UNMAPPED, kind.UC_MEM_FETCH_PROT):
+            if address >= _EXCEPTION_RETURN:
+                return False
+            what = f"jump to {address:#010x}: no code can be there"
+        elif access == kind.UC_MEM_WRITE_PROT:
+            what = f"write of {nbytes} bytes to flash at {address:#010x}"
+        elif access == kind.UC_MEM_READ_UNMAPPED:
+            what = f"read of {nbytes} bytes at {address:#010x}: the target has no memory there"
+        else:
+            what = f"write of {nbytes} bytes at {address:#010x}: the target has no memory there"
+        self._pending_error = what
+        return False
+
+    def _on_interrupt(self, uc: Any, number: int, _: object) -> None:
+        self._interrupt = number
+        uc.emu_stop()
+
+    # running
+
+    def reset(self) -> None:
+        """What a reset pin does: memory stays, everything else starts again."""
+        from edgekit.sim.families import assemble
+
+        self.bus = Bus()
+        core = str(self.target.core)
+        self.system = SystemControl(
+            self,
+            core,
+            has_fpu=any(self.target.has(name) for name in _FPU),
+            systick_divider=8,
+        )
+        self.bus.add(self.system)
+        family = assemble(self)
+        self._clock = family.cpu_hz
+        self._interrupt: int | None = None
+        self._reset_wanted = False
+        self._output_checked = False
+        self.counter.jumped()
+        self.counter.deadline = NEVER
+        self.allow_fpu(False)
+        for number in range(13):
+            self._uc.reg_write(self._const.UC_ARM_REG_R0 + number, 0)
+        self._uc.reg_write(self._const.UC_ARM_REG_PRIMASK, 0)
+        family.boot()
+
+    def start_at(self, table: int) -> None:
+        """Starts at a vector table: stack pointer and reset handler.
+
+        Raises:
+            Fault: there is nothing to start at.
+        """
+        sp, entry = self._word(table), self._word(table + 4)
+        if entry == 0xFFFFFFFF:
+            raise Fault(f"the flash at {table:#010x} is erased: there is nothing to start")
+        if not entry & 1:
+            raise Fault(f"the reset vector {entry:#010x} is not a Thumb address")
+        self.system.set_vector_table(table)
+        self.jump(entry, sp)
+
+    def jump(self, address: int, sp: int, lr: int = 0xFFFFFFFF) -> None:
+        """Continues at an address with a stack."""
+        self._uc.reg_write(self._const.UC_ARM_REG_SP, sp)
+        self._uc.reg_write(self._const.UC_ARM_REG_LR, lr)
+        self._pc = address & ~1
+
+    def stop(self) -> None:
+        """Ends :meth:`run` soon; may be called from another thread."""
+        self._stop_wanted = True
+        self.counter.deadline = 0
+        self.line.wake()
+
+    def run(self, *, timeout_s: float | None = None) -> None:
+        """Executes until :meth:`stop`, a fault, or for ``timeout_s`` of real time.
+
+        Raises:
+            Fault: the firmware broke a rule of its chip; the message says what and where.
+        """
+        if self.fault is not None:
+            raise self.fault
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        self._stop_wanted = False
+        try:
+            while not self._stop_wanted:
+                if until is not None:
+                    if time.monotonic() > until:
+                        return
+                    # look at the clock on the wall after a while
+                    self.attend(self.counter.now + 20_000_000 * MILLI)
+                self._run_once()
+        finally:
+            self._flush()
+
+    def _flush(self) -> None:
+        for device in self.bus.devices:
+            wire = getattr(device, "wire", None)
+            if wire is not None:
+                wire.flush()
+
+    def _run_once(self) -> None:
+        self._interrupt = None
+        error: Any = None
+        try:
+            self._uc.emu_start(self._pc | _THUMB, _NOWHERE)
+        except self._unicorn.UcError as raised:
+            error = raised
+        self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
+        event, self.counter.event = self.counter.event, EVENT_NONE
+        self.counter.raise_error()
+        if self._pending_error is not None:
+            self._fail(self._pending_error, self._pc)
+        if event == EVENT_REFUSED:
+            self._fail_refused(self.counter.event_address)
+        if event == EVENT_STACK:
+            self._fail_stack(self.counter.event_address)
+        if event == EVENT_REQUEST:
+            self._pc = self.counter.event_address
+            self._attend()
+            return
+        if self._pc >= _EXCEPTION_RETURN and (error is not None or self._interrupt in (3, 8)):
+            self._exception_return()
+        elif self._interrupt is not None:
+            self._service(self._interrupt)
+        elif error is not None:
+            self._invalid(error)
+        else:
+            self._halted()
+
+    def _attend(self) -> None:
+        self.counter.deadline = NEVER
+        if self._reset_wanted:
+            self._flush()
+            self.reset()
+            return
+        if self._stop_wanted:
+            return
+        self.system.advance()
+        self._take_exception()
+
+    def _take_exception(self) -> None:
+        if self._uc.reg_read(self._const.UC_ARM_REG_PRIMASK) & 1:
+            # looked at again when there may be a change: interrupts wake within a microsecond
+            if self.system.next_exception() is not None:
+                self.attend(self.counter.now + MILLI * 100)
+            return
+        number = self.system.next_exception()
+        if number is not None:
+            self._enter_exception(number)
+
+    def _enter_exception(self, number: int) -> None:
+        """Exception entry, ARMv7-M ARM B1.5.6: eight words on the stack, aligned to eight."""
+        const, uc = self._const, self._uc
+        self.system.pending.discard(number)
+        sp = uc.reg_read(const.UC_ARM_REG_SP)
+        status = uc.reg_read(const.UC_ARM_REG_XPSR)
+        aligned = sp & 4
+        frame = sp - 32 - aligned & ~7
+        names = ("R0", "R1", "R2", "R3", "R12", "LR")
+        words = [uc.reg_read(getattr(const, f"UC_ARM_REG_{name}")) for name in names]
+        words += [self._pc, status & ~(1 << 9) | (1 << 9 if aligned else 0)]
+        if self._find(frame, 32) is None:
+            self._fail_stack(self._pc)
+        self.write_memory(frame, b"".join(word.to_bytes(4, "little") for word in words))
+        uc.reg_write(const.UC_ARM_REG_SP, frame)
+        back = _RETURN_TO_HANDLER if self.system.active else _RETURN_TO_THREAD
+        uc.reg_write(const.UC_ARM_REG_LR, back)
+        self.system.active.append(number)
+        self._pc = self._word(self.system.vector_table() + 4 * number) & ~1
+        self.counter.jumped()
+        self.skip(12)
+
+    def _exception_return(self) -> None:
+        const, uc = self._const, self._uc
+        if not self.system.active:
+            self._fail(f"exception return to {self._pc:#010x} outside an exception", self._pc)
+        self.system.active.pop()
+        frame = uc.reg_read(const.UC_ARM_REG_SP)
+        words = [self._word(frame + 4 * index) for index in range(8)]
+        for name, word in zip(("R0", "R1", "R2", "R3", "R12", "LR"), words[:6], strict=True):
+            uc.reg_write(getattr(const, f"UC_ARM_REG_{name}"), word)
+        uc.reg_write(const.UC_ARM_REG_SP, frame + 32 + (4 if words[7] & 1 << 9 else 0))
+        uc.reg_write(const.UC_ARM_REG_XPSR_NZCVQG, words[7] & 0xF80F0000)
+        self._pc = words[6] & ~1
+        self.counter.jumped()
+        self.skip(10)
+        self._take_exception()
+
+    def _service(self, number: int) -> None:
+        if number == 2:  # SVC; the program counter is behind it
+            self.system.pending.add(SVCALL)
+            self._take_exception()
+        elif number == 7:
+            self._fail("breakpoint instruction without a debugger", self._pc)
+        else:
+            self._fail(f"exception {number} of the CPU", self._pc)
+
+    def _invalid(self, error: Any) -> None:
+        # Unicorn refuses WFE; it is a hint, and waiting for nothing is a right way to do it.
+        before = self._pc - 2
+        if self._find(before, 2) and self.memory(before, 2) == b"\x20\xbf":
+            self._wait()
+            return
+        code = self.memory(self._pc, 4) if self._find(self._pc, 4) else b""
+        if error.errno == self._unicorn.UC_ERR_INSN_INVALID and code:
+            text = thumb.decode(thumb.split(code)[0]).text
+            self._fail(f"the {self.target.core} does not have this instruction: {text}", self._pc)
+        self._fail(f"the CPU stopped: {error}", self._pc)
+
+    def _halted(self) -> None:
+        """Unicorn came back without a reason: at a WFI, or after a request to stop."""
+        before = self._pc - 2
+        if self._find(before, 2) and self.memory(before, 2) == b"\x30\xbf":
+            self._wait()
+
+    def _wait(self) -> None:
+        """WFI and WFE: time passes until the next thing that is due, or the outside speaks."""
+        next_event = self.system.next_event()
+        if next_event != NEVER:
+            self.skip_to(next_event)
+            self._attend()
+            return
+        wires = [device.wire for device in self.bus.devices if hasattr(device, "wire")]
+        if wires:
+            wires[0].flush()
+            wires[0].idle()
+        else:
+            self.line.wait(0.02)
+        if self.counter.deadline == 0:
+            self._attend()
+
+    # what went wrong
+
+    def _fail(self, message: str, address: int) -> None:
+        self.fault = Fault(message, self.image.place(address))
+        raise self.fault
+
+    def _fail_refused(self, address: int) -> None:
+        block = thumb.analyse(self.memory(address, 512), address)
+        position = address
+        for instruction in block.instructions:
+            single = thumb.Block((instruction,), (), 0, instruction.is_fp)
+            if self._refused(single):
+                self._fail(
+                    f"{self.target.name} ({self.target.core}) does not have this instruction: "
+                    f"{instruction.text}",
+                    position,
+                )
+            if instruction.is_fp and self.counter.watched_flags & FLAG_FP:
+                self._fail(
+                    f"floating point before the FPU is enabled (CPACR): {instruction.text}",
+                    position,
+                )
+            position += instruction.nbytes
+        self._fail("an instruction that the target does not have", address)
+
+    def _fail_stack(self, address: int) -> None:
+        sp = self._uc.reg_read(self._const.UC_ARM_REG_SP)
+        limit = next(
+            (self.image.symbols[n] for n in _STACK_LIMIT_SYMBOLS if n in self.image.symbols), 0
+        )
+        self._fail(
+            f"stack overflow: the stack pointer is {sp:#010x}, the stack ends at {limit:#010x}",
+            address,
+        )
+
+    # results
+
+    def counters(self, model: str | None = None) -> Counters:
+        """Counts of the last inference of a model (the image's first one by default).
+
+        Raises:
+            UsageError: the image has no such model.
+        """
+        names = list(self._model_buckets)
+        if not names:
+            raise UsageError(
+                "the firmware has no NAME_invoke function to count", str(self.image.path)
+            )
+        name = names[0] if model is None else model
+        if name not in self._model_buckets:
+            raise UsageError(f"the firmware has no model '{name}'; it has {', '.join(names)}")
+        first, step_count = self._model_buckets[name]
+        functions: dict[str, int] = {}
+        buckets = range(first, first + step_count + 1)
+        parts = []
+        for bucket in buckets:
+            features = dict.fromkeys((*thumb.FEATURES, "taken_total"), 0) if self.profile else {}
+            instructions = 0
+            for block in self.counter.blocks(bucket):
+                amount = block.executed * block.instructions
+                instructions += amount
+                function = self.image.function_at(block.address)
+                label = function.name if function else f"{block.address:#010x}"
+                functions[label] = functions.get(label, 0) + amount
+                if self.profile:
+                    static = thumb.analyse(
+                        self.memory(block.address, block.nbytes), block.address
+                    ).features
+                    for feature, count in zip(thumb.FEATURES, static, strict=True):
+                        features[feature] += count * block.executed
+                    features["taken_total"] += block.taken
+            if self.profile:
+                reads = self.counter.reads(bucket)
+                features["flash_data_lines8"] = reads.lines8
+                features["flash_data_lines16"] = reads.lines16
+                features["flash_data_lines32"] = reads.lines32
+                features["flash_cache_misses"] = reads.misses
+                features["read_bytes_flash"] = reads.nbytes
+            parts.append(StepCount(instructions, features, estimate_cycles(features, self.target)))
+        total_features: dict[str, int] = {}
+        for part in parts:
+            for feature, count in part.features.items():
+                total_features[feature] = total_features.get(feature, 0) + count
+        log = self.counter.log()
+        return Counters(
+            model=name,
+            inferences=self.counter.inferences,
+            total=StepCount(
+                sum(part.instructions for part in parts),
+                total_features,
+                estimate_cycles(total_features, self.target),
+            ),
+            steps=tuple(parts[1:]),
+            functions=dict(sorted(functions.items(), key=lambda item: -item[1])),
+            inference_instructions=tuple(instructions for instructions, _ in log),
+            inference_cycles=tuple(cost // MILLI for _, cost in log) if self.model else (),
+            profiled=self.profile,
+            clock_hz=round(self.cpu_hz()),
+            reports=tuple(self.reports),
+        )
+
+    def _family_spaces(self) -> tuple[tuple[int, int], ...]:
+        from edgekit.sim.families import spaces
+
+        return spaces(self.target)
+
+    def close(self) -> None:
+        """Ends the board; its line is closed by whoever opened it."""
+        self.counter.close()
+
+
+def _address_of(memory: mmap.mmap) -> int:
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+__all__ = ["PENDSV", "SYSTICK", "Board", "Counters", "Fault", "StepCount"]

@@ -1,0 +1,438 @@
+"""RP2040: boot ROM, clocks, resets, pins, timer, and the flash's serial interface.
+
+The boot ROM is not executed but acted: it checks the second boot stage's CRC, copies it to
+the end of RAM and starts it, as the datasheet says in 2.8.1.
+
+Source: RP2040 datasheet, sections 2.1.2 atomic register access, 2.8 boot ROM, 2.14 resets,
+2.15 clocks, 2.16 crystal oscillator, 2.18 PLL, 2.19 GPIO, 4.6 timer, 4.7 watchdog, 4.10 SSI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgekit.sim.counter import MILLI
+from edgekit.sim.device import BoardFault, Bus, Device
+from edgekit.sim.uart import Pl011
+
+if TYPE_CHECKING:
+    from edgekit.sim.board import Board
+
+_MHZ = 1_000_000
+#: Nominal frequency of the ring oscillator out of reset (2.17)
+_ROSC_HZ = 6.5 * _MHZ
+_BOOT2_BYTES = 256
+_BOOT2_RAM = 0x20041F00
+#: Beyond the architecture's: the flash's serial interface and the single-cycle I/O block
+SPACES = ((0x18000000, 0x1000), (0xD0000000, 0x1000))
+
+#: Bits of RESETS (2.14.3), by the name of a block
+_RESETS = {
+    "IO_BANK0": 5, "PADS_BANK0": 8, "PLL_SYS": 12, "PLL_USB": 13, "TIMER": 21,
+    "UART0": 22, "UART1": 23,
+}  # fmt: skip
+
+
+def crc32_boot2(data: bytes) -> int:
+    """The CRC-32 that the boot ROM computes over the first 252 bytes (2.8.1.3.1): polynomial
+    0x04C11DB7, start 0xFFFFFFFF, not reflected, no final exclusive or."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc >> 31 else 0)) & 0xFFFFFFFF
+    return crc
+
+
+class AtomicBus(Bus):
+    """Peripherals appear four times: as they are, and to flip, set and clear bits (2.1.2)."""
+
+    def _split(self, address: int) -> tuple[int, int]:
+        if 0x40000000 <= address < 0x60000000:
+            return address & ~0x3000, address >> 12 & 3
+        return address, 0
+
+    def read(self, address: int, nbytes: int) -> int:
+        return super().read(self._split(address)[0], nbytes)
+
+    def write(self, address: int, nbytes: int, value: int) -> None:
+        address, kind = self._split(address)
+        if nbytes < 4 and 0x40000000 <= address < 0x60000000:
+            # narrow writes are repeated over the word (2.1.4)
+            value &= (1 << 8 * nbytes) - 1
+            value *= 0x01010101 if nbytes == 1 else 0x00010001
+            address, nbytes = address & ~3, 4
+        if kind:
+            device = self._working(address, f"write at {address:#010x}")
+            before = device.peek(address - device.base)
+            value = {1: before ^ value, 2: before | value, 3: before & ~value}[kind]
+        super().write(address, nbytes, value & 0xFFFFFFFF)
+
+
+class _Resets(Device):
+    def __init__(self) -> None:
+        # the boot ROM has released the flash's pins
+        super().__init__("RESETS", 0x4000C000, 0x1000, {0: 0x01FFFFFF & ~(1 << 6 | 1 << 9)})
+
+    def read(self, offset: int) -> int:
+        if offset == 0x08:  # RESET_DONE
+            return ~self.peek(0) & 0x01FFFFFF
+        return super().read(offset)
+
+
+class _Xosc(Device):
+    CTRL, STATUS, STARTUP = 0x00, 0x04, 0x0C
+
+    def __init__(self, board: Board, hz: float) -> None:
+        super().__init__("XOSC", 0x40024000, 0x1000, {self.STARTUP: 0xC4})
+        self._board = board
+        self._hz = hz
+        self._stable_at: int | None = None
+
+    def stable(self) -> bool:
+        return self._stable_at is not None and self._board.counter.now >= self._stable_at
+
+    def read(self, offset: int) -> int:
+        if offset == self.STATUS:
+            status = 1 << 31 if self.stable() else 0
+            return status | (1 << 12 if self._stable_at is not None else 0)
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        super().write(offset, value)
+        if offset == self.CTRL:
+            enable = value >> 12 & 0xFFF
+            if enable == 0xFAB and self._stable_at is None:
+                if value & 0xFFF != 0xAA0:
+                    raise BoardFault(f"XOSC: FREQ_RANGE is {value & 0xFFF:#x}, not 0xaa0")
+                delay = (self.peek(self.STARTUP) & 0x3FFF) * 256 / self._hz
+                cycles = delay * self._board.cpu_hz()
+                self._stable_at = self._board.counter.now + round(cycles * MILLI)
+            elif enable == 0xD1E:
+                self._stable_at = None
+
+
+class _Pll(Device):
+    CS, PWR, FBDIV, PRIM = 0x00, 0x04, 0x08, 0x0C
+
+    def __init__(self, name: str, base: int, board: Board, reference: Callable[[], float]) -> None:
+        super().__init__(name, base, 0x1000, {self.CS: 1, self.PWR: 0x2D, self.PRIM: 0x77000})
+        self._board = board
+        self._reference = reference
+        self._locked_at: int | None = None
+
+    def _vco(self) -> float:
+        reference = self._reference() / max(self.peek(self.CS) & 0x3F, 1)
+        n = self.peek(self.FBDIV) & 0xFFF
+        if not 16 <= n <= 320:
+            raise BoardFault(f"{self.name}: FBDIV is {n}, outside 16 to 320")
+        if reference < 5 * _MHZ:
+            raise BoardFault(f"{self.name}: its input is {reference / _MHZ:g} MHz, below 5 MHz")
+        vco = reference * n
+        if not 750 * _MHZ <= vco <= 1600 * _MHZ:
+            raise BoardFault(
+                f"{self.name}: its oscillator would run at {vco / _MHZ:g} MHz, outside 750 to 1600"
+            )
+        return vco
+
+    def locked(self) -> bool:
+        return self._locked_at is not None and self._board.counter.now >= self._locked_at
+
+    def hz(self) -> float:
+        """The output's frequency.
+
+        Raises:
+            BoardFault: it does not run.
+        """
+        if not self.locked():
+            raise BoardFault(f"{self.name} is not locked")
+        if self.peek(self.PWR) >> 3 & 1:
+            raise BoardFault(f"{self.name}: its post dividers are off (PWR.POSTDIVPD)")
+        dividers = self.peek(self.PRIM)
+        first, second = dividers >> 16 & 7, dividers >> 12 & 7
+        if not first or not second:
+            raise BoardFault(f"{self.name}: a post divider is 0")
+        return self._vco() / first / second
+
+    def read(self, offset: int) -> int:
+        if offset == self.CS:
+            return super().read(offset) & 0x7FFFFFFF | (1 << 31 if self.locked() else 0)
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        super().write(offset, value)
+        if offset == self.PWR:
+            if value & (1 << 0 | 1 << 5):
+                self._locked_at = None
+            elif self._locked_at is None:
+                self._vco()
+                cycles = 100e-6 * self._board.cpu_hz()
+                self._locked_at = self._board.counter.now + round(cycles * MILLI)
+
+    def reset(self) -> None:
+        self.values = {self.CS: 1, self.PWR: 0x2D, self.PRIM: 0x77000}
+        self._locked_at = None
+
+
+class _Clocks(Device):
+    REF_CTRL, REF_DIV, REF_SELECTED = 0x30, 0x34, 0x38
+    SYS_CTRL, SYS_DIV, SYS_SELECTED, PERI_CTRL = 0x3C, 0x40, 0x44, 0x48
+
+    def __init__(self, xosc: _Xosc, xosc_hz: float, plls: dict[str, _Pll], board: Board) -> None:
+        super().__init__("CLOCKS", 0x40008000, 0x1000, {self.REF_DIV: 0x100, self.SYS_DIV: 0x100})
+        self._xosc = xosc
+        self._xosc_hz = xosc_hz
+        self._plls = plls
+        self._board = board
+
+    def _source(self, name: str) -> float:
+        if name == "ROSC":
+            return _ROSC_HZ
+        if name == "XOSC":
+            if not self._xosc.stable():
+                raise BoardFault("a clock was switched to the crystal, which is not stable")
+            return self._xosc_hz
+        return self._plls[name].hz()
+
+    def ref_hz(self) -> float:
+        control = self.peek(self.REF_CTRL)
+        source = control & 3
+        if source == 1:
+            hz = self._source(("PLL_USB", "ROSC", "ROSC", "ROSC")[control >> 5 & 3])
+        else:
+            hz = self._source("XOSC" if source == 2 else "ROSC")
+        return hz / ((self.peek(self.REF_DIV) >> 8 & 3) or 4)
+
+    def sys_hz(self) -> float:
+        control = self.peek(self.SYS_CTRL)
+        if control & 1:
+            names = ("PLL_SYS", "PLL_USB", "ROSC", "XOSC")
+            hz = self._source(names[min(control >> 5 & 7, 3)])
+        else:
+            hz = self.ref_hz()
+        divider = self.peek(self.SYS_DIV)
+        return hz / ((divider >> 8 or 1 << 16) + (divider & 0xFF) / 256)
+
+    def peri_hz(self) -> float:
+        control = self.peek(self.PERI_CTRL)
+        if not control >> 11 & 1:
+            raise BoardFault("clk_peri is off (CLK_PERI_CTRL.ENABLE)")
+        source = control >> 5 & 7
+        if source == 0:
+            return self.sys_hz()
+        return self._source(("", "PLL_SYS", "PLL_USB", "ROSC", "XOSC")[min(source, 4)])
+
+    def read(self, offset: int) -> int:
+        if offset == self.REF_SELECTED:
+            return 1 << (self.peek(self.REF_CTRL) & 3)
+        if offset == self.SYS_SELECTED:
+            return 1 << (self.peek(self.SYS_CTRL) & 1)
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        before = self.peek(offset)
+        super().write(offset, value)
+        if offset == self.SYS_CTRL and (before & value & 1) and (before ^ value) & 0xE0:
+            raise BoardFault("CLK_SYS_CTRL.AUXSRC changed while clk_sys runs on it (2.15.3.2)")
+        if self.sys_hz() > 133 * _MHZ:
+            raise BoardFault(f"clk_sys would be {self.sys_hz() / _MHZ:g} MHz, beyond 133 MHz")
+
+
+class _Timer(Device):
+    """A 64-bit count of microseconds, as the watchdog's tick makes them."""
+
+    HIGH, LOW, RAW_HIGH, RAW_LOW = 0x08, 0x0C, 0x24, 0x28
+
+    def __init__(self, board: Board, watchdog: Device, ref_hz: Callable[[], float]) -> None:
+        super().__init__("TIMER", 0x40054000, 0x1000)
+        self._board = board
+        self._watchdog = watchdog
+        self._ref_hz = ref_hz
+        self._from = 0
+        self._held = 0.0
+        self._latched = 0
+
+    def hold(self) -> None:
+        """Called before the tick changes."""
+        self._held, self._from = self._count(), self._board.counter.now
+
+    def _count(self) -> float:
+        tick = self._watchdog.peek(0x2C)
+        if not tick >> 9 & 1 or not tick & 0x1FF:
+            return self._held
+        seconds = (self._board.counter.now - self._from) / MILLI / self._board.cpu_hz()
+        return self._held + seconds * self._ref_hz() / (tick & 0x1FF)
+
+    def read(self, offset: int) -> int:
+        count = int(self._count())
+        if offset in (self.LOW, self.RAW_LOW):
+            if offset == self.LOW:
+                self._latched = count >> 32
+            return count & 0xFFFFFFFF
+        if offset == self.HIGH:
+            return self._latched
+        return count >> 32 if offset == self.RAW_HIGH else super().read(offset)
+
+
+class _Watchdog(Device):
+    def __init__(self) -> None:
+        super().__init__("WATCHDOG", 0x40058000, 0x1000, {0x2C: 0x200})
+        self.timer: _Timer | None = None
+
+    def read(self, offset: int) -> int:
+        value = super().read(offset)
+        return value | 1 << 10 if offset == 0x2C and value & 1 << 9 else value
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == 0x2C and self.timer is not None:
+            self.timer.hold()
+        super().write(offset, value)
+
+
+class _Ssi(Device):
+    """The flash's serial interface: what a second boot stage says to the flash chip."""
+
+    SSIENR, SR, DR0 = 0x08, 0x28, 0x60
+
+    def __init__(self) -> None:
+        super().__init__("XIP_SSI", 0x18000000, 0x1000, {self.SSIENR: 1})
+        self._sent: list[int] = []
+        self._received: list[int] = []
+        self._write_enabled = False
+        self._status2 = 0  # quad enable is bit 1
+
+    def _transfer(self) -> None:
+        sent, self._sent = self._sent, []
+        answer = [0xFF] * len(sent)
+        command = sent[0] if sent else 0
+        if command == 0x06:
+            self._write_enabled = True
+        elif command in (0x05, 0x35):
+            answer[1:] = [self._status2 if command == 0x35 else 0] * (len(sent) - 1)
+        elif command in (0x01, 0x31) and self._write_enabled:
+            self._status2 = sent[-1]
+            self._write_enabled = False
+        self._received += answer
+
+    def read(self, offset: int) -> int:
+        if offset == self.SR:  # everything is sent by the time it is asked: TFE, TFNF
+            self._transfer()
+            return 1 << 2 | 1 << 1 | (1 << 3 if self._received else 0)
+        if offset == self.DR0:
+            self._transfer()
+            return self._received.pop(0) if self._received else 0
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == self.DR0:
+            if not self.peek(self.SSIENR) & 1:
+                raise BoardFault("XIP_SSI: data written while it is off (SSIENR)")
+            self._sent.append(value & 0xFF)
+            return
+        if offset == self.SSIENR and not value & 1:
+            self._sent.clear()
+            self._received.clear()
+        elif self.peek(self.SSIENR) & 1 and offset in (0x00, 0x14):
+            raise BoardFault("XIP_SSI: CTRLR0 and BAUDR may only be written while it is off")
+        super().write(offset, value)
+
+    def peek(self, offset: int) -> int:
+        return 0 if offset == self.DR0 else super().peek(offset)
+
+
+class Rp2040:
+    """The chip of the Raspberry Pi Pico."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        bus = AtomicBus()
+        for device in board.bus.devices:
+            bus.add(device)
+        board.bus = bus
+        target = board.target
+        crystal = float(target.sim.get("xosc_hz", 12 * _MHZ))
+        self._resets = _Resets()
+        xosc = _Xosc(board, crystal)
+
+        def reference() -> float:
+            if not xosc.stable():
+                raise BoardFault("a PLL was started before the crystal is stable")
+            return crystal
+
+        plls = {
+            "PLL_SYS": _Pll("PLL_SYS", 0x40028000, board, reference),
+            "PLL_USB": _Pll("PLL_USB", 0x4002C000, board, reference),
+        }
+        self._clocks = _Clocks(xosc, crystal, plls, board)
+        watchdog = _Watchdog()
+        timer = _Timer(board, watchdog, self._clocks.ref_hz)
+        watchdog.timer = timer
+        self._io = Device("IO_BANK0", 0x40014000, 0x1000, {4 + 8 * n: 0x1F for n in range(30)})
+        pads = Device("PADS_BANK0", 0x4001C000, 0x1000, {4 + 4 * n: 0x56 for n in range(30)})
+        for device in (
+            self._resets, xosc, *plls.values(), self._clocks, watchdog, timer, self._io, pads,
+            _Ssi(),
+            Device("SYSINFO", 0x40000000, 0x1000, {0: 0x20002927}),
+            Device("PSM", 0x40010000, 0x1000, {0x0C: 0x1FFFF}),
+            Device("ROSC", 0x40060000, 0x1000, {0x18: 1 << 31}),
+            Device("VREG_AND_CHIP_RESET", 0x40064000, 0x1000),
+            Device("SIO", 0xD0000000, 0x200),
+        ):  # fmt: skip
+            bus.add(device)
+        baud = int(target.link.get("baud", 115200))
+        console = int(target.uart.get("base", 0x40034000))
+        for name, base in (("UART0", 0x40034000), ("UART1", 0x40038000)):
+            uart: Device
+            if base == console:
+                uart = Pl011(
+                    name, base, board, self._clocks.peri_hz, board.line, baud, self._check_pins
+                )
+            else:
+                uart = Device(name, base, 0x1000)
+            bus.add(uart)
+        for device in bus.devices:
+            bit = _RESETS.get(device.name)
+            if bit is not None:
+                device.gate = self._gate(bit)
+
+    def _gate(self, bit: int) -> Callable[[], str | None]:
+        def problem() -> str | None:
+            if self._resets.peek(0) >> bit & 1:
+                return f"is held in reset (RESETS bit {bit})"
+            return None
+
+        return problem
+
+    def _check_pins(self) -> None:
+        match = re.fullmatch(r"GPIO(\d+)", str(self._board.target.uart.get("tx", "")))
+        if match is None:
+            return
+        function = self._io.peek(4 + 8 * int(match.group(1))) & 0x1F
+        if function != 2:
+            raise BoardFault(
+                f"a byte was sent, but {match.group(0)} does not carry it: its function is "
+                f"{function}; the UART's is 2"
+            )
+
+    def cpu_hz(self) -> float:
+        return self._clocks.sys_hz()
+
+    def boot(self) -> None:
+        """The boot ROM's way (2.8.1): the second stage's CRC, a copy in RAM, and a jump."""
+        board = self._board
+        flash = next(region for region in board.target.memory if region.kind == "flash")
+        stage = board.memory(flash.origin, _BOOT2_BYTES)
+        stored = int.from_bytes(stage[-4:], "little")
+        computed = crc32_boot2(stage[:-4])
+        if stored != computed:
+            from edgekit.sim.board import Fault
+
+            raise Fault(
+                f"the second boot stage's CRC is {stored:#010x}, it must be {computed:#010x}: the "
+                "boot ROM would not start this flash",
+                f"{flash.origin + _BOOT2_BYTES - 4:#010x}",
+            )
+        board.write_memory(_BOOT2_RAM, stage)
+        board.jump(_BOOT2_RAM | 1, _BOOT2_RAM, 0)
