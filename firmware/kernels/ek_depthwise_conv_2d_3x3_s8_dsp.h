@@ -168,21 +168,21 @@ typedef struct {
 
 /* in [in_h][in_w][channels], weights [channels][9], requant as in ek_dot_s8_dsp.h: [channels][3]
  * (linear, q of 2 or 4) or [channels][4] (exact, q = 0), out [out_h][out_w][channels]. All numbers
- * are literals.
- * plane: 2 * EK_DW3_ROW * EK_DW3_ROWS bytes, 4-byte aligned. */
+ * are literals. strip: output rows whose inputs are in the plane at a time.
+ * plane: 2 * EK_DW3_ROW(out_w, stride) * EK_DW3_ROWS(strip, stride) bytes, 4-byte aligned. */
 EK_KERNEL void
 ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requant,
-                               int16_t *plane, const int32_t in_h, const int32_t in_w,
-                               const int32_t channels, const int32_t out_h, const int32_t out_w,
-                               const int32_t stride, const int32_t pad_h, const int32_t pad_w,
-                               const int32_t zero_point, const int32_t q, int8_t *out)
+                                int16_t *plane, const int32_t in_h, const int32_t in_w,
+                                const int32_t channels, const int32_t out_h, const int32_t out_w,
+                                const int32_t stride, const int32_t pad_h, const int32_t pad_w,
+                                const int32_t zero_point, const int32_t strip, const int32_t q,
+                                int8_t *out)
 {
     const int32_t row = EK_DW3_ROW(out_w, stride);
-    const int32_t rows = EK_DW3_ROWS(out_h, stride);
+    const int32_t rows = EK_DW3_ROWS(strip, stride);
     const int32_t pairs = out_w / 2;
     const int32_t unroll = pairs <= 4 ? pairs : (pairs % 3 == 0 ? 3 : pairs % 2 == 0 ? 2 : 1);
     const int32_t loops = unroll ? pairs / unroll : 0;
-    const int32_t seen_h = in_h < rows - pad_h ? in_h : rows - pad_h;
     const int32_t seen_w = in_w < row - pad_w ? in_w : row - pad_w;
     ek_dw3_job_t job;
 
@@ -190,18 +190,9 @@ ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const i
         plane[i] = (int16_t)zero_point;
     }
     for (int32_t c = 0; c < channels; c++) {
-        const int8_t *from = in + c;
-        int16_t *to = plane + pad_h * row + pad_w;
-        for (int32_t y = 0; y < seen_h; y++) {
-EK_UNROLL_4
-            for (int32_t x = 0; x < seen_w; x++) {
-                to[x] = *from;
-                from += channels;
-            }
-            from += (in_w - seen_w) * channels;
-            to += row;
-        }
         const int8_t *w = weights + 9 * c;
+        const int32_t *constants = requant + (q ? 3 : 4) * c;
+        const int8_t *from = in + c;
         if (stride == 1) {
             for (int32_t y = 0; y < 3; y++) {
                 job.weights[2 * y] = EK_PAIR16(w[3 * y], w[3 * y + 1]);
@@ -216,16 +207,43 @@ EK_UNROLL_4
         }
         job.plane = plane;
         job.out = out + c;
-        job.rows = out_h;
-        const int32_t *constants = requant + (q ? 3 : 4) * c;
         job.bias = constants[0];
         job.mult = constants[1];
         job.add = constants[2];
         job.shift = q ? 0 : constants[3];
-        if (stride == 1) {
-            EK_DW3_ASM(EK_DW3_PAIR_1, EK_DW3_SINGLE_1);
-        } else {
-            EK_DW3_ASM(EK_DW3_PAIR_2, EK_DW3_SINGLE_2);
+        for (int32_t top = 0; top < out_h; top += strip) {
+            const int32_t count = top + strip <= out_h ? strip : out_h - top;
+            const int32_t needed = (count - 1) * stride + 3;
+            int32_t y = 0;
+            if (top > 0) { /* what the strip before has already gathered: 3 - stride rows */
+                uint32_t *to = (uint32_t *)(void *)plane;
+                for (int32_t i = 0; i < row * (3 - stride) / 2; i++) {
+                    to[i] = to[i + strip * stride * row / 2];
+                }
+                y = 3 - stride;
+            }
+            int16_t *to = plane + pad_w + y * row;
+            for (; y < needed; y++, to += row) {
+                if ((uint32_t)(top * stride - pad_h + y) < (uint32_t)in_h) {
+                    EK_UNROLL_4
+                    for (int32_t x = 0; x < seen_w; x++) {
+                        to[x] = *from;
+                        from += channels;
+                    }
+                    from += (in_w - seen_w) * channels;
+                } else if (strip < out_h) { /* a row of another strip was here */
+                    for (int32_t x = 0; x < seen_w; x++) {
+                        to[x] = (int16_t)zero_point;
+                    }
+                }
+            }
+            job.rows = count;
+            if (stride == 1) {
+                EK_DW3_ASM(EK_DW3_PAIR_1, EK_DW3_SINGLE_1);
+            } else {
+                EK_DW3_ASM(EK_DW3_PAIR_2, EK_DW3_SINGLE_2);
+            }
+            job.out += strip * out_w * channels;
         }
     }
 }

@@ -55,7 +55,7 @@ EK_KERNEL void ek_softmax_s8(
         for (int32_t i = 0; i < depth; ++i) {
             const int32_t below = top - input[i];
             if (below < exps_count) {
-                sum += (exps[below] + (1 << 11)) >> 12;
+                sum += ((exps[below] >> 11) + 1) >> 1;
             }
         }
         const int32_t zeros = __builtin_clz((uint32_t)sum);

@@ -92,7 +92,7 @@ def logistic(x: int) -> int:
     if x == 0:
         return 1 << 30
     # Rescale<5>: one integer bit more.
-    exponential = exp_on_negative_values(-abs(x) if False else shift_right(-abs(x), 1))
+    exponential = exp_on_negative_values(shift_right(-abs(x), 1))
     _, y = _reciprocal_start(exponential)
     positive = shift_left(y, 1)
     return positive if x > 0 else INT32_MAX - positive

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.engines.aot import dsp
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -46,6 +47,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     rows = output.elements // outputs
     result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
     return (
+        *(dsp.fully_connected(node, scales) if weights_zero == 0 else ()),
         Kernel(
             function="ek_fully_connected_s8",
             header="ek_fully_connected_s8.h",

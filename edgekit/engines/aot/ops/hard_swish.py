@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.engines.aot.lowering import Kernel, Node, quantize_multiplier
+from edgekit.engines.aot.lowering import Kernel, Node, Unsupported, quantize_multiplier
 from edgekit.engines.aot.ops._elementwise import lookup
 from edgekit.engines.aot.ops._fixed_point import INT16_MAX, INT16_MIN, saturate, shift_right
 
@@ -34,6 +34,8 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     # The reference computes its scales in float32.
     fine = np.float32(1.0 / 128.0) * np.float32(input_.scale)
     output_multiplier, output_shift = _multiplier_16(float(fine / np.float32(output.scale)))
+    if output_shift > 0:
+        raise Unsupported(f"the output's scale {output.scale} is too small for the reference")
     relu_multiplier, relu_shift = _multiplier_16(float(fine / np.float32(3.0 / 32768.0)))
 
     def answer(x: int) -> int:
@@ -52,7 +54,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         product = gate * scaled
         high = abs(product) >> 15
         high = saturate(high if product >= 0 else -high, INT16_MIN, INT16_MAX)
-        result = shift_right(high, -output_shift) if output_shift < 0 else high
+        result = shift_right(high, -output_shift)
         return saturate(result + output.zero_point, -128, 127)
 
     return lookup(node, answer)

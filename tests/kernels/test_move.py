@@ -1,0 +1,101 @@
+"""CONCATENATION, PAD and STRIDED_SLICE, int8: every output byte equals TFLM's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_harness import Case, check_cases
+from random_models import choices, inputs, make, scale, zero_point
+from tflite_builder import TfliteBuilder
+
+
+def concatenation(rng: np.random.Generator) -> Case:
+    rank = int(rng.integers(1, 5))
+    axis = int(rng.integers(rank))
+    base = [int(d) for d in rng.integers(1, 6, rank)]
+    count = int(rng.integers(1, 11))
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    shapes = []
+    for _ in range(count):
+        shape = list(base)
+        shape[axis] = int(rng.integers(1, 8))
+        shapes.append(shape)
+    xs = [b.tensor(shape, scale=s, zero_point=z) for shape in shapes]
+    base[axis] = sum(shape[axis] for shape in shapes)
+    y = b.tensor(base, scale=s, zero_point=z)
+    b.op("CONCATENATION", xs, [y], axis=choices(rng, axis, axis - rank))
+    return Case(b.build(xs, [y]), inputs(rng, *shapes, runs=1), f"CONCATENATION {shapes} {axis}")
+
+
+def pad(rng: np.random.Generator, kind: str) -> Case:
+    rank = int(rng.integers(1, 5))
+    shape = [int(d) for d in rng.integers(1, 6, rank)]
+    pads = np.where(rng.random((rank, 2)) < 0.5, 0, rng.integers(0, 4, (rank, 2)))
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    x = b.tensor(shape, scale=s, zero_point=z)
+    operands = [x, b.constant(pads.astype(np.int32))]
+    if kind == "PADV2":
+        value = np.array(rng.integers(-128, 128), np.int8)
+        operands.append(b.constant(value.reshape(1), scale=s, zero_point=z))
+    y = b.tensor(np.add(shape, pads.sum(axis=1)), scale=s, zero_point=z)
+    b.op(kind, operands, [y])
+    return Case(b.build([x], [y]), inputs(rng, shape, runs=1), f"{kind} {shape} {pads.tolist()}")
+
+
+def strided_slice(rng: np.random.Generator) -> Case:
+    rank = int(rng.integers(1, 5))
+    shape = [int(d) for d in rng.integers(1, 8, rank)]
+    begins, ends, strides, out = [], [], [], []
+    masks = {"begin_mask": 0, "end_mask": 0, "shrink_axis_mask": 0}
+    for axis, length in enumerate(shape):
+        while True:
+            step = int(choices(rng, 1, 1, 2, 3, -1, -2))
+            begin, end = (int(v) for v in rng.integers(-length - 2, length + 3, 2))
+            bits = {m: int(rng.random() < 0.25) for m in ("begin_mask", "end_mask")}
+            if rng.random() < 0.15:
+                begin = int(rng.integers(-length, length))
+                end, step = begin + 1, 1
+                masks["shrink_axis_mask"] |= 1 << axis
+                break
+            first = None if bits["begin_mask"] else begin
+            last = None if bits["end_mask"] else end
+            picked = range(length)[first:last:step]
+            if picked:
+                for mask, bit in bits.items():
+                    masks[mask] |= bit << axis
+                out.append(len(picked))
+                break
+        begins.append(begin)
+        ends.append(end)
+        strides.append(step)
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    x = b.tensor(shape, scale=s, zero_point=z)
+    vectors = [b.constant(np.array(v, np.int32)) for v in (begins, ends, strides)]
+    y = b.tensor(out, scale=s, zero_point=z)
+    b.op("STRIDED_SLICE", [x, *vectors], [y], **masks)
+    note = f"{shape}[{begins}:{ends}:{strides}] {masks} -> {out}"
+    return Case(b.build([x], [y]), inputs(rng, shape, runs=1), note)
+
+
+@pytest.mark.parametrize("sanitize", [False, True], ids=["fast", "sanitized"])
+def test_concatenation(seed: int, sample: float, tmp_path: Path, sanitize: bool) -> None:
+    rng = np.random.default_rng(seed)
+    check_cases(make(30 * sample, lambda: concatenation(rng)), tmp_path, sanitize=sanitize)
+
+
+@pytest.mark.parametrize("kind", ["PAD", "PADV2"])
+@pytest.mark.parametrize("sanitize", [False, True], ids=["fast", "sanitized"])
+def test_pad(seed: int, sample: float, tmp_path: Path, kind: str, sanitize: bool) -> None:
+    rng = np.random.default_rng(seed)
+    check_cases(make(30 * sample, lambda: pad(rng, kind)), tmp_path, sanitize=sanitize)
+
+
+@pytest.mark.parametrize("sanitize", [False, True], ids=["fast", "sanitized"])
+def test_strided_slice(seed: int, sample: float, tmp_path: Path, sanitize: bool) -> None:
+    rng = np.random.default_rng(seed)
+    check_cases(make(60 * sample, lambda: strided_slice(rng)), tmp_path, sanitize=sanitize)
