@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from edgekit.cli import cli
 from edgekit.errors import UsageError
 from edgekit.records import from_json, to_json
+from edgekit.resources import targets_dir
 from edgekit.targets import Target, filter_targets, list_targets, load_target, read_target
 
 NAMES = (
@@ -244,3 +246,36 @@ def test_the_record_has_a_reader_for_every_field() -> None:
     from edgekit import targets
 
     assert set(targets._FIELDS) == {item.name for item in dataclasses.fields(Target)}
+
+
+def test_mutated_files_are_read_or_refused(tmp_path: Path, seed: int) -> None:
+    """Nothing but a Target or a UsageError, whatever a file holds."""
+    rng = random.Random(seed)
+    names = ("nucleo-l4r5zi", "pico", "esp32-s3")
+    texts = {name: (targets_dir() / f"{name}.yaml").read_bytes() for name in names}
+    read = 0
+    for _ in range(400):
+        name = rng.choice(names)
+        data = bytearray(texts[name])
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(data))
+            kind = rng.randrange(4)
+            if kind == 0:
+                data[at] = rng.randrange(256)
+            elif kind == 1:
+                del data[at : at + rng.randint(1, 30)]
+            elif kind == 2:
+                data[at:at] = bytes(rng.choices(b"{}[]:,-#&*!|>'\"%@0x9KM \n\t", k=3))
+            else:
+                start = rng.randrange(len(data))
+                data[at:at] = data[start : start + rng.randint(1, 40)]
+        path = tmp_path / f"{name}.yaml"
+        path.write_bytes(bytes(data))
+        try:
+            target = read_target(path)
+        except UsageError as error:
+            assert str(path) in str(error.where)
+        else:
+            read += 1
+            json.dumps(to_json(target), allow_nan=False)
+    assert read > 20, "the mutations never leave a readable file"
