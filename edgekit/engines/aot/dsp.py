@@ -1,7 +1,8 @@
 """Kernels for cores with the DSP extension (Cortex-M4, M7, M33) that operators' files offer.
 
 Each function returns the exact candidates for a node, or none where the kernel does not apply.
-``scales`` are the effective ones (input times weight over output), one per output channel.
+``scales`` are the effective ones (input times weight over output), one per output channel or
+one for all.
 Costs are instructions, from the instruction sequences in ``firmware/kernels/*_dsp.h``.
 """
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Output pixels that EK_DOT computes together (EK_DSP_PIXELS in ek_dot_s8_dsp.h).
 _PIXELS = 6
+#: A depthwise plane that is larger is gathered and computed in strips.
+_PLANE_BYTES = 1536
 #: Fraction bits of the linear requantisation for which kernels exist, the finer one first.
 _FRACTION_BITS = (4, 2)
 
@@ -143,16 +146,20 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     if requant is None:
         return ()
     row = stride * (out_w + out_w % 2) + 2
-    rows = (out_h - 1) * stride + 3
     if 4 * row > 1016:
         return ()  # the second row is out of LDRD's reach
+    strips = 1
+    while (strip := -(-out_h // strips)) > 1 and 2 * row * (strip * stride + 2) > _PLANE_BYTES:
+        strips += 1
+    rows = (strip - 1) * stride + 3
     pad = padding(node, (in_h, in_w), (3, 3), (stride, stride), (1, 1), (out_h, out_w))
     sizes = {
         "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
         "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
+        "strip": strip,
     }  # fmt: skip
     per_output = 8.5 + 1.5 * stride + requant.instructions
-    in_seen = min(in_h, rows) * min(in_w, row)
+    in_seen = min(in_h, (out_h - 1) * stride + 3) * min(in_w, row)
     return (
         Kernel(
             function="ek_depthwise_conv_2d_3x3_s8_dsp",
@@ -174,7 +181,8 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
             scratch_bytes=2 * row * rows,
             # Channel c of the output overwrites nothing but channel c of the input.
             overlaps=(Overlap(min_shift=0, max_shift=0),),
-            cost=channels * (out_h * out_w * per_output + 2.6 * in_seen + 8 * out_h + 60)
+            cost=channels
+            * (out_h * out_w * per_output + 2.6 * in_seen + 8 * out_h + 60 + strips * row)
             + 1.5 * row * rows,
         ),
     )
@@ -189,7 +197,7 @@ def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
         return ()
     accumulators = _accumulators(node, weights.data())
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
-    multipliers, shifts = _multipliers(scales)
+    multipliers, shifts = _multipliers(scales, out_c)
     if (low, high) != (-128, 127) or not _exact_applies(accumulators, shifts):
         return ()
     per_channel = len(set(zip(multipliers.tolist(), shifts.tolist(), strict=True))) > 1
@@ -264,9 +272,10 @@ def _accumulators(node: Node, rows: NDArray[Any]) -> _Accumulators:
     )
 
 
-def _multipliers(scales: list[float]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _multipliers(scales: list[float], channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Multiplier and shift of every channel."""
-    pairs = [quantize_multiplier(scale) for scale in scales]
+    every = scales * channels if len(scales) == 1 else scales
+    pairs = [quantize_multiplier(scale) for scale in every]
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 
@@ -292,7 +301,7 @@ def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Req
     if (low, high) != (-128, 127):
         return None
     accumulators = _accumulators(node, rows)
-    multipliers, shifts = _multipliers(scales)
+    multipliers, shifts = _multipliers(scales, len(rows))
     for q in _FRACTION_BITS:
         linear = linear_requantization(
             accumulators.low, accumulators.high, multipliers, shifts, output.zero_point, q
