@@ -22,6 +22,10 @@ class FileLink:
         os.set_blocking(self._write_fd, False)
         os.set_blocking(self._read_fd, False)
 
+    def fileno(self) -> int:
+        """The descriptor that becomes readable, for ``select``."""
+        return self._read_fd
+
     def read(self, max_bytes: int, timeout_s: float) -> bytes:
         try:
             ready, _, _ = select.select([self._read_fd], [], [], max(0.0, timeout_s))

@@ -128,10 +128,13 @@ class Board:
             from unicorn import arm_const
         except ImportError:
             raise missing_extra("unicorn", "sim", "a virtual board") from None
-        self._unicorn, self._const = unicorn, arm_const
+        # Unicorn comes without types
+        self._unicorn: Any = unicorn
+        self._const: Any = arm_const
         if target.core not in _MODELS or "mve" in target.isa:
             raise UsageError(
-                f"{target.name} ({target.core}) cannot be simulated: Unicorn does not know its core",
+                f"{target.name} cannot be simulated: Unicorn has no {target.core}"
+                + (" with vector instructions" if "mve" in target.isa else ""),
                 fix="--port qemu, if the target names a QEMU machine"
                 if target.sim.get("qemu")
                 else None,
@@ -150,8 +153,9 @@ class Board:
         self._output_checked = False
         self._waiting_for_interrupt = False
 
-        self._uc = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
+        self._uc: Any = self._unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
         self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
+        self._interrupt: int | None = None
         self._memory: list[tuple[int, int, mmap.mmap]] = []
         self._map_memory()
         self._load()
@@ -402,7 +406,7 @@ class Board:
         self.bus.add(self.system)
         family = assemble(self)
         self._clock = family.cpu_hz
-        self._interrupt: int | None = None
+        self._interrupt = None
         self._reset_wanted = False
         self._output_checked = False
         self.counter.jumped()
@@ -458,9 +462,10 @@ class Board:
                     self.attend(self.counter.now + 20_000_000 * MILLI)
                 self._run_once()
         finally:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Sends on what the firmware has put on the line."""
         for device in self.bus.devices:
             wire = getattr(device, "wire", None)
             if wire is not None:
@@ -498,7 +503,7 @@ class Board:
     def _attend(self) -> None:
         self.counter.deadline = NEVER
         if self._reset_wanted:
-            self._flush()
+            self.flush()
             self.reset()
             return
         if self._stop_wanted:

@@ -469,9 +469,9 @@ class Stm32L4(Stm32):
 
     def sysclk_hz(self) -> float:
         name = self.in_use()[0]
-        return {"MSI": self._msi, "HSI16": lambda: _HSI16, "HSE": lambda: self.hse_hz}.get(
-            name, self._pll_hz
-        )()
+        if name == "PLL":
+            return self._pll_hz()
+        return {"MSI": self._msi(), "HSI16": _HSI16, "HSE": self.hse_hz}[name]
 
     def cpu_hz(self) -> float:
         return self.sysclk_hz() / _AHB_PRESCALER[_field(self.rcc.peek(self._CFGR), 4, 4)]
@@ -499,9 +499,9 @@ class Stm32L4(Stm32):
     def rcc_write(self, offset: int, before: int, value: int) -> int:
         if offset == self._CFGR and (before ^ value) & 3:
             self._need_ready(("MSI", "HSI16", "HSE", "PLL")[value & 3])
-        if offset == self._PLLCFGR and self.rcc.peek(self._CR) >> 24 & 1:
-            if (before ^ value) & 0x0000FFF3:
-                raise BoardFault("PLLCFGR changed while the PLL is on")
+        on = self.rcc.peek(self._CR) >> 24 & 1
+        if offset == self._PLLCFGR and on and (before ^ value) & 0x0000FFF3:
+            raise BoardFault("PLLCFGR changed while the PLL is on")
         return value
 
     def check(self) -> None:
@@ -616,9 +616,9 @@ class Stm32G0(Stm32):
     def rcc_write(self, offset: int, before: int, value: int) -> int:
         if offset == self._CFGR and (before ^ value) & 7 and value & 7 < 3:
             self._need_ready(("HSI16", "HSE", "PLL")[value & 7])
-        if offset == self._PLLCFGR and self.rcc.peek(self._CR) >> 24 & 1:
-            if (before ^ value) & 0x00007F73:
-                raise BoardFault("PLLCFGR changed while the PLL is on")
+        on = self.rcc.peek(self._CR) >> 24 & 1
+        if offset == self._PLLCFGR and on and (before ^ value) & 0x00007F73:
+            raise BoardFault("PLLCFGR changed while the PLL is on")
         return value
 
     def check(self) -> None:
@@ -636,7 +636,9 @@ class Stm32U5(Stm32):
     _PLL1CFGR, _PLL1DIVR, _PLL1FRACR, _CCIPR1, _CCIPR3, _CSR = 0x28, 0x34, 0x38, 0xE0, 0xE8, 0xF4
     _MSI = tuple(
         value * _MHZ
-        for value in (48, 24, 16, 12, 4, 2, 4 / 3, 1, 3.072, 1.536, 1.024, 0.768, 0.4, 0.2, 0.4 / 3, 0.1)
+        for value in (
+            48, 24, 16, 12, 4, 2, 4 / 3, 1, 3.072, 1.536, 1.024, 0.768, 0.4, 0.2, 0.4 / 3, 0.1,
+        )
     )  # fmt: skip
     rcc_base = 0x46020C00
     rcc_reset = {

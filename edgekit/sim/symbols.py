@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from edgekit.errors import UsageError, missing_extra
 
@@ -69,7 +70,7 @@ class Image:
                 )
                 self.symbols: dict[str, int] = {}
                 functions: dict[int, Function] = {}
-                table = elf.get_section_by_name(".symtab")
+                table: Any = elf.get_section_by_name(".symtab")
                 for symbol in table.iter_symbols() if table else ():
                     if not symbol.name or symbol["st_shndx"] == "SHN_UNDEF":
                         continue
@@ -109,7 +110,7 @@ class Image:
             if not name.endswith("_invoke"):
                 continue
             model = name[: -len("_invoke")]
-            steps = []
+            steps: list[int] = []
             while f"{model}_s{len(steps)}" in by_name:
                 steps.append(by_name[f"{model}_s{len(steps)}"])
             found.append(Inference(model, address, tuple(steps)))

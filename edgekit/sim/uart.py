@@ -12,6 +12,7 @@ RM0444 33; PL011, Arm DDI 0183 chapter 3 and RP2040 datasheet 4.2; CMSDK APB UAR
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -62,6 +63,7 @@ class Wire:
         self._sent_until = 0
         self._outgoing = bytearray()
         self._polls = 0
+        self._flushing = threading.Lock()
 
     def _byte_time(self) -> int | None:
         """Thousandths of a CPU cycle that ten bits take."""
@@ -96,9 +98,12 @@ class Wire:
             self.flush()
 
     def flush(self) -> None:
-        if self._outgoing:
+        if not self._outgoing:
+            return
+        # called by the board's thread and by the one that serves it
+        with self._flushing:
             data = bytes(self._outgoing)
-            self._outgoing.clear()
+            del self._outgoing[: len(data)]
             self.line.write(data)
 
     def outstanding(self) -> int:
