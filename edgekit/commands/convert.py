@@ -59,6 +59,12 @@ if TYPE_CHECKING:
     type=click.Choice(["int8", "uint8", "int16", "float32"]),
     help="Type of inputs and outputs; by default int8 (int16 for int16x8).",
 )
+@click.option(
+    "--per-tensor-dense",
+    is_flag=True,
+    help="One weight scale per fully connected layer instead of one per output: for runtimes "
+    "from before 2024 and the Edge TPU.",
+)
 @click.option("--labels", metavar="FILE", help="Names of the classes, one per line.")
 @click.option(
     "--metadata",
@@ -96,6 +102,7 @@ def command(
     image_fit: Any,
     quantize: Any,
     io: Any,
+    per_tensor_dense: bool,
     labels: str | None,
     metadata_file: str | None,
     signature: str | None,
@@ -139,6 +146,7 @@ def command(
         validation_data=Path(validation_data) if validation_data else None,
         calibration_samples=samples,
         verification_samples=verify_samples,
+        per_tensor_dense=per_tensor_dense,
         reading=Reading(
             normal, _size(image_size), image_fit, limit=samples + max(verify_samples, samples)
         ),
@@ -227,22 +235,35 @@ def _print(report: Report) -> None:
             click.echo(
                 f"  accuracy    {quality.accuracy_integer:.2%}, float {quality.accuracy_float:.2%}"
             )
-    for problem in report.non_integer[:10]:
+    shown = 3 if report.quantize in ("float16", "dynamic") else 10
+    for problem in report.non_integer[:shown]:
         place = "" if problem.op is None else f"operator {problem.op} {problem.kind}, "
         click.echo(
             f"  not integer {place}tensor '{problem.tensor}' {problem.dtype}: {problem.reason}"
         )
-    if len(report.non_integer) > 10:
-        click.echo(f"  not integer … and {len(report.non_integer) - 10} more (--json lists them)")
+    if len(report.non_integer) > shown:
+        more = len(report.non_integer) - shown
+        click.echo(f"  not integer and {more} more tensors (--json lists them)")
     if report.targets:
         _print_targets(report)
 
 
 def _print_targets(report: Report) -> None:
-    """One row per target: its best verdict and, where none of its engines can, why not."""
-    rows = []
+    """Targets that make the same of the model share a row."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for target, engines in report.targets.items():
-        verdicts = ", ".join(f"{name} {entry['verdict']}" for name, entry in engines.items())
-        reasons = [r for entry in engines.values() for r in entry["reasons"]]
-        rows.append((target, verdicts, "; ".join(dict.fromkeys(reasons))[:110]))
-    console.print_table(["target", "engines (estimated)", "why not"], rows)
+        for engine, entry in engines.items():
+            reasons = entry["reasons"] if entry["verdict"] == "unsupported" else []
+            key = (engine, entry["verdict"], _shortened("; ".join(reasons)))
+            rows.setdefault(key, []).append(target)
+    console.print_table(
+        ["engine", "verdict (estimated)", "targets", "why not"],
+        [
+            (engine, verdict, ", ".join(targets), why)
+            for (engine, verdict, why), targets in sorted(rows.items())
+        ],
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 120 else text[:117] + "..."

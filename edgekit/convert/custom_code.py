@@ -19,15 +19,20 @@ _PLAIN = {"__tensor__", "__numpy__", "__typespec__", "__ellipsis__", "slice", "_
 
 
 def findings(config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The Lambda layers, and the custom classes and functions, that a configuration names."""
-    lambdas, custom = [], []
+    """What a configuration names: Lambda layers (or functions in byte code), custom objects."""
+    lambdas: list[str] = []
+    functions: list[str] = []
+    custom: list[str] = []
     for node in _nodes(config):
         kind = str(node["class_name"])
         module = node.get("module")
         inner = node.get("config")
         name = inner.get("name", "") if isinstance(inner, dict) else ""
-        if kind in ("Lambda", "__lambda__"):
+        if kind == "Lambda":
             lambdas.append(str(name or "without a name"))
+        elif kind == "__lambda__":
+            # The function of a Lambda layer, or one elsewhere (an activation).
+            functions.append("a function in byte code")
         elif kind == "function":
             custom.append(str(inner))
         elif module is None or kind in _PLAIN:
@@ -40,7 +45,7 @@ def findings(config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
             custom.append(f"{module}.{kind}")
         if isinstance(kind, str) and ">" in kind:
             custom.append(kind)
-    return tuple(dict.fromkeys(lambdas)), tuple(dict.fromkeys(custom))
+    return tuple(dict.fromkeys(lambdas or functions)), tuple(dict.fromkeys(custom))
 
 
 def check(config: Any, *, allow_custom_code: bool, has_custom_objects: bool, place: str) -> None:
@@ -52,17 +57,21 @@ def check(config: Any, *, allow_custom_code: bool, has_custom_objects: bool, pla
     lambdas, custom = findings(config)
     if lambdas and not allow_custom_code:
         raise ModelError(
-            f"the model holds Python code in {len(lambdas)} Lambda layer(s) "
-            f"({', '.join(lambdas[:3])}), which loading it would run",
+            f"the model holds Python code, which loading it would run: Lambda {_some(lambdas)}",
             place,
             "--allow-custom-code if you trust the file, or replace the layers and save it again",
         )
     if custom and not has_custom_objects:
         raise ModelError(
-            f"the model uses custom objects that are not part of Keras: {', '.join(custom[:5])}",
+            f"the model uses custom objects that are not part of Keras: {_some(custom)}",
             place,
             "--custom-objects FILE.py with their definitions (the file is executed)",
         )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def load_custom_objects(path: Path) -> dict[str, Any]:

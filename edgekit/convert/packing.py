@@ -23,7 +23,7 @@ def repack(
     input_names: Sequence[str] = (),
     output_names: Sequence[str] = (),
 ) -> bytes:
-    """The same model with aligned constants and what is given changed.
+    """The same model with aligned constants, short tensor names and what is given changed.
 
     Args:
         model: a ``.tflite`` file that edgekit's reader accepts; a zip archive behind it goes.
@@ -38,6 +38,7 @@ def repack(
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     if description is not None:
         tree.description = description
+    _shorten_names(tree)
     graph = tree.subgraphs[0]
     for indices, names in ((graph.inputs, input_names), (graph.outputs, output_names)):
         if len(indices) == len(names):
@@ -56,6 +57,23 @@ def repack(
     builder = Builder(len(model) + 1024)
     builder.Finish(tree.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def _shorten_names(tree: Any) -> None:
+    """Names of fused operators list all that were fused; the first is the result's own."""
+    for graph in tree.subgraphs:
+        taken = {_text(tensor.name) for tensor in graph.tensors}
+        for tensor in graph.tensors:
+            short = _text(tensor.name).partition(";")[0]
+            # Constants that were fused along may carry the same list: the result comes first.
+            is_result = tree.buffers[tensor.buffer].data is None
+            if short not in taken and is_result:
+                tensor.name = short
+                taken.add(short)
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name or "")
 
 
 def _set_entry(schema: Any, tree: Any, name: str, content: bytes) -> None:

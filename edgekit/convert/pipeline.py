@@ -42,6 +42,7 @@ class Request:
     validation_data: Path | None = None
     calibration_samples: int = 200
     verification_samples: int = 200
+    per_tensor_dense: bool = False
     reading: Reading = field(default_factory=Reading)
     description: Description = field(default_factory=Description)
     allow_custom_code: bool = False
@@ -74,12 +75,18 @@ class Report:
     warnings: tuple[str, ...]
 
 
-def convert(request: Request, progress: Callable[[str], None] = lambda stage: None) -> Report:
+def convert(
+    request: Request,
+    progress: Callable[[str], None] = lambda stage: None,
+    *,
+    isolated: bool = True,
+) -> Report:
     """Converts a model and writes it, with a manifest beside it (``OUT.manifest.json``).
 
     Args:
         request: what to do.
         progress: called with a sentence when a stage begins.
+        isolated: use TensorFlow in a child process, where it may crash and can be interrupted.
 
     Raises:
         ModelError: the model or the data cannot be used.
@@ -94,16 +101,23 @@ def convert(request: Request, progress: Callable[[str], None] = lambda stage: No
     if request.output.resolve() == request.source.resolve():
         raise UsageError("the output would replace the source", str(request.output))
     if source.format == "tflite":
-        content, parts = _pass_through(source, request)
+        content, outcome = _pass_through(source, request)
     else:
-        content, parts = _from_float(source, request, progress)
+        quantize.io_type(request.quantize, request.io)
+        _require_calibration(request, source)
+        if isolated:
+            from edgekit.convert import worker
+
+            content, outcome = worker.run(source, request, progress)
+        else:
+            content, outcome = from_float(source, request, progress)
     progress("verifying")
-    return _finish(source, request, content, parts)
+    return _finish(source, request, content, outcome)
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What a conversion found out on its way to the bytes."""
+class Outcome:
+    """What a conversion found out on its way to the bytes; see :class:`Report`."""
 
     quantize: str
     io: str
@@ -113,12 +127,12 @@ class _Parts:
     warnings: tuple[str, ...]
 
 
-def _from_float(
+def from_float(
     source: Source, request: Request, progress: Callable[[str], None]
-) -> tuple[bytes, _Parts]:
+) -> tuple[bytes, Outcome]:
+    """Loads, quantises and compares: the part of :func:`convert` that needs TensorFlow."""
     mode = request.quantize
     io = quantize.io_type(mode, request.io)
-    _require_calibration(request, source)
     progress(f"loading {source.path.name}")
     model = sources.load(
         source,
@@ -130,7 +144,7 @@ def _from_float(
     for_ranges, for_quality, data = _samples(request, model)
     count = len(for_ranges) if for_ranges is not None else 0
     progress(f"converting to {mode}" + (f" with {count} calibration samples" if count else ""))
-    raw = quantize.quantize(model, mode, io, for_ranges)
+    raw = quantize.quantize(model, mode, io, for_ranges, per_tensor_dense=request.per_tensor_dense)
     calibrated = for_ranges.kind if for_ranges is not None else "none"
     provenance = Provenance(
         edgekit.__version__, source.sha256, source.format, mode, io, calibrated, count
@@ -155,8 +169,8 @@ def _from_float(
         quality = _quality(model, read_model(content), for_quality, data)
         warnings.extend(w for w in for_quality.warnings if w not in warnings)
     stated = {"kind": calibrated, "samples": count}
-    parts = _Parts(mode, io, stated, provenance.uncalibrated, quality, tuple(warnings))
-    return content, parts
+    outcome = Outcome(mode, io, stated, provenance.uncalibrated, quality, tuple(warnings))
+    return content, outcome
 
 
 def _require_calibration(request: Request, source: Source) -> None:
@@ -231,14 +245,14 @@ def _names(ports: tuple[sources.Port, ...]) -> list[str]:
     return [port.name for port in ports]
 
 
-def _pass_through(source: Source, request: Request) -> tuple[bytes, _Parts]:
+def _pass_through(source: Source, request: Request) -> tuple[bytes, Outcome]:
     model = read_model(source.path)
     if not verify.is_quantized(model):
         raise ModelError(
-            "this .tflite model is float, and its training framework's form is needed to "
-            "quantise it",
+            "this .tflite model is float: quantising one is not supported, only the trained "
+            "model that it was made from",
             str(source.path),
-            "edgekit convert on the .keras, .h5 or SavedModel that it was made from",
+            "edgekit convert on the .keras or .h5 file or the SavedModel",
         )
     if request.calibration_data is not None:
         raise UsageError(
@@ -250,7 +264,7 @@ def _pass_through(source: Source, request: Request) -> tuple[bytes, _Parts]:
     warnings = []
     if found is not None and found.uncalibrated:
         warnings.append("uncalibrated: the ranges of this model come from random values")
-    parts = _Parts(
+    outcome = Outcome(
         quantize=found.quantize if found else "as it was",
         io="/".join(sorted(io_types)),
         calibration={
@@ -261,20 +275,21 @@ def _pass_through(source: Source, request: Request) -> tuple[bytes, _Parts]:
         quality=None,
         warnings=tuple(warnings),
     )
-    return model.raw, parts
+    return model.raw, outcome
 
 
-def _finish(source: Source, request: Request, content: bytes, parts: _Parts) -> Report:
+def _finish(source: Source, request: Request, content: bytes, outcome: Outcome) -> Report:
     if request.description.labels or request.description.texts:
         content = metadata.write_metadata(content, request.description, request.output.stem)
     model = read_model(content, request.output.stem)
     problems = verify.non_integer_tensors(model)
-    warnings = list(parts.warnings)
-    if problems and parts.quantize in ("int8", "int16x8", "as it was"):
-        first = problems[0]
+    warnings = list(outcome.warnings)
+    inside = [p for p in problems if p.kind not in ("QUANTIZE", "DEQUANTIZE")]
+    if inside and outcome.quantize not in ("float16", "dynamic"):
+        first = inside[0]
         place = "" if first.op is None else f" at operator {first.op} {first.kind}"
         warnings.append(
-            f"not full-integer: {len(problems)} tensors, first '{first.tensor}' ({first.dtype})"
+            f"not full-integer: {len(inside)} tensors, first '{first.tensor}' ({first.dtype})"
             f"{place}: {first.reason}"
         )
     ops: dict[str, int] = {}
@@ -287,16 +302,16 @@ def _finish(source: Source, request: Request, content: bytes, parts: _Parts) -> 
         format=source.format,
         output=request.output.name,
         output_sha256=model.sha256,
-        quantize=parts.quantize,
-        io=parts.io,
-        calibration=parts.calibration,
-        uncalibrated=parts.uncalibrated,
+        quantize=outcome.quantize,
+        io=outcome.io,
+        calibration=outcome.calibration,
+        uncalibrated=outcome.uncalibrated,
         ops=ops,
         full_integer=not problems,
         non_integer=problems,
         size_before_bytes=source.nbytes,
         size_after_bytes=len(content),
-        quality=parts.quality,
+        quality=outcome.quality,
         targets=verify.on_targets(model),
         metadata=metadata.read_metadata(model),
         warnings=tuple(warnings),

@@ -27,11 +27,16 @@ IO_TYPES: dict[Quantize, tuple[Io, ...]] = {
 
 
 class ConversionFailed(ModelError):
-    """The converter gave up; ``log`` is what it printed."""
+    """The converter gave up; ``log`` is what it printed, without routine messages."""
 
-    def __init__(self, what: str, where: str | None, fix: str | None, log: str) -> None:
+    def __init__(
+        self, what: str, where: str | None = None, fix: str | None = None, log: str = ""
+    ) -> None:
         super().__init__(what, where, fix)
-        self.log = log
+        noise = re.compile(r"[IWE]\d{4} |WARNING:|\S+\.py:\d+: \w*Warning|fully_quantize:")
+        self.log = "\n".join(
+            line for line in log.splitlines() if line.strip() and not noise.match(line)
+        )
 
 
 def needs_calibration(mode: Quantize) -> bool:
@@ -56,7 +61,12 @@ def io_type(mode: Quantize, wanted: Io | None) -> Io:
 
 
 def quantize(
-    model: FloatModel, mode: Quantize = "int8", io: Io = "int8", samples: Samples | None = None
+    model: FloatModel,
+    mode: Quantize = "int8",
+    io: Io = "int8",
+    samples: Samples | None = None,
+    *,
+    per_tensor_dense: bool = False,
 ) -> bytes:
     """The model as ``.tflite`` bytes; the same inputs give the same bytes.
 
@@ -66,6 +76,8 @@ def quantize(
             ``dynamic`` (8-bit weights, float activations).
         io: type of the graph's inputs and outputs.
         samples: calibration samples; needed by int8 and int16x8.
+        per_tensor_dense: one scale for the weights of a fully connected layer, as runtimes
+            before 2024 and the Edge TPU's compiler want it; by default one per output.
 
     Raises:
         ConversionFailed: the converter has no form for an operator, or failed otherwise.
@@ -77,6 +89,9 @@ def quantize(
         try:
             converter = lite.TFLiteConverter.from_concrete_functions([model.function])
             converter.optimizations = [lite.Optimize.DEFAULT]
+            converter._experimental_disable_per_channel_quantization_for_dense_layers = (
+                per_tensor_dense
+            )
             if mode == "float16":
                 converter.target_spec.supported_types = [tf.float16]
             if samples is not None and needs_calibration(mode):

@@ -9,6 +9,10 @@ SavedModel              a folder with ``saved_model.pb``
 ``.tflite``             bytes 4 to 8 are ``TFL3``
 ======================= ==================================================================
 
+A model is a program: loading one whose author is unknown is like running it. Python code in a
+file is refused by default (see ``custom_code``); TensorFlow's own operators are not, and some of
+them read and write files.
+
 Both Keras formats say which Keras wrote them: version 2 needs ``tf_keras``, version 3 ``keras``.
 """
 
@@ -289,7 +293,10 @@ def _load_keras(
             "model.export(FOLDER) in Keras, then edgekit convert FOLDER",
         )
     inputs = _ports(tensors, shapes, place)
-    structure = model.input
+    try:
+        structure = model.input
+    except AttributeError:  # a Sequential model that was never called
+        structure = tensors[0] if len(tensors) == 1 else list(tensors)
 
     def call(*arrays: Any) -> list[Any]:
         return tf.nest.flatten(  # type: ignore[no-any-return]

@@ -80,11 +80,11 @@ def non_integer_tensors(model: Model) -> tuple[NonInteger, ...]:
 
 def _reason(op: Op, tensor: Tensor, is_input: bool, is_output: bool) -> str:
     if tensor.is_constant:
-        return "a constant was left in float: the operator has no integer form here"
+        return f"a constant of an operator that computes in {tensor.dtype}"
     if is_input and op.kind == "QUANTIZE":
-        return "the input is float and quantised on the device: --io int8 takes it in integers"
+        return "the input is float and is quantised on the device; an integer --io avoids it"
     if is_output and op.kind == "DEQUANTIZE":
-        return "the output is turned back to float on the device: --io int8 gives it in integers"
+        return "the output is turned to float on the device; an integer --io avoids it"
     if op.kind == "DEQUANTIZE":
         return "a float operator follows, which has no integer form"
     return f"{op.kind} computes in {tensor.dtype}"
@@ -142,10 +142,11 @@ def integer_outputs(
 def _runner(model: Model) -> Any:
     from edgekit.runtimes import open_runner
 
-    # The bytes are the converter's own, so they need no process of their own.
+    # The bytes are the converter's own, in a process that only converts: no other is needed.
     try:
         return open_runner("tflm", model.raw, isolated=False)
     except ModelError:
+        # float16 and dynamic models, and operators that TFLM lacks
         return open_runner("litert-ref", model.raw, isolated=False)
 
 
