@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 #: Scratch requests for which TFLM keeps room while an operator prepares (``micro_allocator.cc``).
 _REQUESTS_PER_OPERATOR = 12
-#: ``TfLiteTensor`` views that a kernel may hold at once while it prepares: inputs and outputs.
+#: Least that is recommended on top of the smallest arena.
 _LEAST_MARGIN_BYTES = 256
 #: What later versions of TFLM than the snapshot add per operator: options and ``OpData`` of the
 #: wheel of October 2026 against the snapshot's.
 _GROWTH_BYTES: Mapping[str, int] = {"FULLY_CONNECTED": 32}
+
+#: Members of ``TfLiteNode`` and ``TfLiteTensor`` that only exist without TF_LITE_STATIC_MEMORY.
+_DYNAMIC_NODE_BYTES = 16
+_DYNAMIC_TENSOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def estimate(
     kernels: Kernels,
     abi: Abi = layout.ARM32,
     recorded: Mapping[str, int] | None = None,
+    *,
+    static_memory: bool = True,
 ) -> ArenaEstimate:
     """The arena of a model for a 32-bit target.
 
@@ -93,6 +99,8 @@ def estimate(
         recorded: TFLM's own record on the host, with the keys ``head`` and ``tail``
             (``TflmRunner.allocations()``); without it operators that are not modelled are
             only counted with their tensors.
+        static_memory: TFLM is built with ``TF_LITE_STATIC_MEMORY``, as its own makefile does;
+            packages that leave it out have larger structures, for which more is recommended.
     """
     target = predict(model, kernels, abi)
     basis = "TFLM's allocations computed for the target"
@@ -130,6 +138,9 @@ def estimate(
     used = target.used_bytes + more_head + more_tail
     minimum = target.minimum_bytes + align_up(more_head) + align_up(more_tail)
     growth = sum(_GROWTH_BYTES.get(op.kind, 0) for op in _operators(model))
+    if not static_memory:
+        growth += sum(_DYNAMIC_NODE_BYTES for _ in _operators(model))
+        growth += _DYNAMIC_TENSOR_BYTES * (len(model.inputs) + len(model.outputs))
     margin = max(_LEAST_MARGIN_BYTES, (target.tail_bytes + more_tail) // 16) + growth
     return ArenaEstimate(
         used_bytes=used,
@@ -210,7 +221,6 @@ def predict(model: Model, kernels: Kernels, abi: Abi) -> Prediction:
     ) + abi.size(layout.PLANNER_ENTRY) * len(planned)
     largest = max(largest, tail.used + planning)
     head = head_bytes(planned)
-    # The plan must leave a byte of difference to nothing: head and tail may touch.
     largest = max(largest, align_up(tail.used) + head)
     for indices in (model.inputs, model.outputs):
         tail.add(abi.pointer_bytes * len(indices), ALIGNMENT)

@@ -54,6 +54,8 @@ _WIDTHS = {"i": 4, "h": 2, "b": 1, "d": 8}
 ARM32 = Abi("arm", 4, 1)
 #: Xtensa and RISC-V, 32 bits: enumerations are ints.
 ILP32 = Abi("ilp32", 4, 4)
+#: A 64-bit machine with an ordinary build of TFLM.
+LP64 = Abi("lp64", 8, 4)
 #: The build in the tflite-micro wheel.
 HOST64 = Abi("host", 8, 4, host=True)
 
@@ -89,7 +91,7 @@ OPTIONS: Mapping[str, str] = {
     "DEPTHWISE_CONV_2D": "eiiieii",
     "DEQUANTIZE": "",
     "EXPAND_DIMS": "",
-    # what TFLM's later versions added is not in the snapshot: see arena.MARGINS
+    # what TFLM's later versions added is not in the snapshot: see ``arena._GROWTH_BYTES``
     "FULLY_CONNECTED": "eebbe+pp",
     "GATHER": "ii",
     "HARD_SWISH": "",

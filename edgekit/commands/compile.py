@@ -1,0 +1,170 @@
+"""Turn a model into source code for a target, with one of the engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit import console
+
+if TYPE_CHECKING:
+    from edgekit.records import Artifact
+    from edgekit.targets import Target
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", required=True, help="Board or machine: edgekit targets lists them.")
+@click.option("--engine", help="aot, tflm, …; by default the first that the target names.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
+)
+@click.option(
+    "--project",
+    type=click.Choice(["cmake", "platformio", "arduino", "esp-idf", "zephyr"]),
+    help="A ready project around the sources (engine tflm).",
+)
+@click.option("--name", help="Name of the model in the code; by default the file's.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the engine."
+)
+@console.json_option
+def command(
+    model: Path,
+    target: str,
+    engine: str | None,
+    output: Path,
+    project: str | None,
+    name: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Turns a .tflite model into source code for a target.
+
+    The folder holds what a firmware project needs of the model, and a manifest.json. With the
+    engine tflm these are the model as a C array, a resolver with its operators, a C++ wrapper
+    with the arena's size, and with --project a project that takes TensorFlow Lite Micro from
+    the ecosystem's own package manager. An existing folder is replaced only if edgekit made it.
+
+    \b
+    edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
+    edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_idf
+    edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
+    """
+    from edgekit import engines
+    from edgekit.errors import UsageError
+    from edgekit.graph import read_model
+    from edgekit.targets import load_target
+
+    board = load_target(target)
+    chosen = engines.load(engine or _first_engine(board))
+    options = dict(_pair(setting) for setting in settings)
+    if project is not None:
+        if "project" not in chosen.OPTIONS:
+            raise UsageError(
+                f"--project goes with the engine tflm, not {chosen.NAME}", fix="--engine tflm"
+            )
+        options["project"] = project
+    artifact = chosen.compile(
+        read_model(model, name), board, output, command=_command_line(), options=options
+    )
+    for warning in artifact.warnings:
+        console.warn(warning)
+    if as_json:
+        console.emit_json("compile", _document(artifact))
+        return
+    _print(artifact, board, chosen.TITLE)
+
+
+def _first_engine(target: Target) -> str:
+    from edgekit.engines import names
+    from edgekit.errors import UsageError
+
+    usable = [name for name in target.engines if name in names()]
+    if not usable:
+        raise UsageError(f"no engine makes anything for {target.name}", fix="edgekit targets")
+    return usable[0]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    from edgekit.errors import UsageError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set takes KEY=VALUE, not '{text}'")
+    return key.strip(), value.strip()
+
+
+def _command_line() -> str:
+    """The command as it was typed, without the folders of absolute paths."""
+    import shlex
+    import sys
+
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=")
+        if equals and option.startswith("-") and value.startswith("/"):
+            words.append(f"{option}={Path(value).name}")
+        else:
+            words.append(Path(word).name if word.startswith("/") else word)
+    return shlex.join(["edgekit", *words])
+
+
+def _document(artifact: Artifact) -> dict[str, Any]:
+    from edgekit.records import to_json
+
+    sizes = {file: (artifact.folder / file).stat().st_size for file in artifact.files}
+    document: dict[str, Any] = {
+        "artifact": to_json(artifact),
+        "files": [{"path": file, "bytes": size} for file, size in sizes.items()],
+        "warnings": list(artifact.warnings),
+    }
+    # What the engine tells beyond the record: the arena's parts, the operators.
+    for key in ("arena", "operators"):
+        if key in artifact.options:
+            document[key] = artifact.options[key]
+    if artifact.plan is not None:
+        document["arena"] = {
+            "used_bytes": artifact.plan.arena_bytes,
+            "recommended_bytes": artifact.plan.arena_bytes,
+            "lower_bound_bytes": artifact.plan.arena_lower_bound_bytes,
+            "optimal": artifact.plan.arena_optimal,
+            "basis": "planned to the byte; the firmware reserves exactly this",
+        }
+    return document
+
+
+def _print(artifact: Artifact, target: Target, title: str) -> None:
+    rows = [(file, (artifact.folder / file).stat().st_size) for file in artifact.files]
+    console.print_table(
+        ["file", ("bytes", "right")],
+        rows,
+        title=f"{artifact.model_name} for {target.name}: {title}, in {artifact.folder}",
+    )
+    arena = artifact.options.get("arena")
+    if arena is not None:
+        console.print_table(
+            ["arena", ("bytes", "right"), "is"],
+            [
+                ("used", arena["used_bytes"], f"estimated, with {arena['kernels']}"),
+                ("recommended", arena["recommended_bytes"], "what the sources set aside"),
+                ("smallest", arena["minimum_bytes"], "estimated; planning needs it"),
+            ],
+        )
+        console.print_table(
+            ["operator", "registration"],
+            [(o["kind"], o["registration"]) for o in artifact.options["operators"]],
+        )
+    if artifact.plan is not None:
+        plan = artifact.plan
+        proof = "proven the smallest" if plan.arena_optimal else "not proven the smallest"
+        console.print_table(
+            ["what", ("bytes", "right"), "is"],
+            [
+                ("arena", plan.arena_bytes, f"planned, {proof}"),
+                ("weights and tables", artifact.weights_bytes, "in flash"),
+                ("steps", len(plan.steps), ""),
+            ],
+        )
