@@ -531,6 +531,7 @@ SECTIONS
     .rodata : ALIGN(4) {{ *(.rodata .rodata.*) . = ALIGN(4); }} > {flash.name}
     .stack (NOLOAD) : ALIGN(8)
     {{
+        __stack_limit = .;
         __ek_stack_limit = .;
         . = . + {stack_bytes};
         __ek_stack_top = .;

@@ -1,0 +1,520 @@
+"""Runs a firmware on a device and measures it: ``Device`` → ``Measurement``.
+
+The device sends raw ticks and bytes; units, statistics and the comparison with TFLM are made
+here. Outputs are compared step by step by their CRC-32; on a difference only the tensor of the
+first step that differs is fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from edgekit.device import Device
+from edgekit.errors import DeviceError, LimitError, ModelError
+from edgekit.links import Link, open_link
+from edgekit.records import (
+    Firmware,
+    Kind,
+    Measurement,
+    OutputCheck,
+    Plan,
+    Step,
+    StepMeasurement,
+)
+from edgekit.targets import Target
+from edgekit.wire import Area, Mode
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.graph import Model
+
+#: How TFLM, the reference, is called in reports.
+REFERENCE = "tflm"
+#: Runs that are timed when nothing else is asked for. A simulation repeats to the instruction,
+#: so that more runs there tell nothing more.
+MEASURED_RUNS, SIMULATED_RUNS = 20, 2
+#: Link kinds behind which there is a simulation. A pseudo-terminal is never a chip.
+_SIMULATED_LINKS = ("virtual", "qemu", "pty")
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """The raw bytes of all inputs of one inference, as the model takes them."""
+
+    arrays: tuple[NDArray[Any], ...]
+
+    @property
+    def raw(self) -> list[bytes]:
+        return [np.ascontiguousarray(array).tobytes() for array in self.arrays]
+
+
+def random_examples(plan: Plan, count: int, seed: int) -> list[Example]:
+    """Uniformly random inputs over the whole range of their types.
+
+    Raises:
+        ModelError: an input has a type for which there is no such range.
+    """
+    generator = np.random.default_rng(seed)
+    examples = []
+    for _ in range(count):
+        arrays = []
+        for view in plan.inputs:
+            dtype = np.dtype(view.dtype)
+            if dtype.kind not in "iu":
+                raise ModelError(f"input '{view.name}' is {view.dtype}; give data with --data")
+            limits = np.iinfo(dtype)
+            arrays.append(
+                generator.integers(limits.min, limits.max, view.shape, dtype=dtype, endpoint=True)
+            )
+        examples.append(Example(tuple(arrays)))
+    return examples
+
+
+def load_examples(path: Path, plan: Plan, limit: int | None = None) -> list[Example]:
+    """Inputs from an ``.npz`` or ``.npy`` file: one array per model input, examples first.
+
+    An array of the input's type is taken as it is; real values (float) are quantised with the
+    input's scale and zero point. In an ``.npz`` arrays are found by the input's name, else in
+    their order; labels (``y``, ``labels``) are left aside.
+
+    Raises:
+        ModelError: the file cannot be read, or its arrays do not fit the model's inputs.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"x": loaded}
+        else:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"the data cannot be read: {error}", path.name) from None
+    rest = [name for name in arrays if name not in ("y", "labels", "label")]
+    columns = []
+    for index, view in enumerate(plan.inputs):
+        name = view.name if view.name in arrays else (rest[index] if index < len(rest) else None)
+        if name is None:
+            raise ModelError(
+                f"the data has no array for input {index} '{view.name}'",
+                path.name,
+                "one array per model input, examples along the first axis",
+            )
+        columns.append(_as_input(arrays[name], view.dtype, view.shape, view, path))
+    count = min(len(column) for column in columns)
+    if limit is not None:
+        count = min(count, limit)
+    return [Example(tuple(column[i] for column in columns)) for i in range(count)]
+
+
+def _as_input(
+    array: NDArray[Any], dtype: str, shape: tuple[int, ...], view: Any, path: Path
+) -> NDArray[Any]:
+    wanted = np.dtype(dtype)
+    per_example = int(np.prod(shape))
+    if array.ndim == 0 or len(array) == 0 or array[0].size != per_example:
+        raise ModelError(
+            f"input '{view.name}' has shape {list(shape)}; the data has {list(array.shape)}",
+            path.name,
+        )
+    values = array.reshape(len(array), *shape)
+    if values.dtype == wanted:
+        return values
+    if values.dtype.kind == "f" and view.scale:
+        limits = np.iinfo(wanted)
+        # ties away from zero, as TensorFlow Lite quantises: floor(|x| + 0.5) with x's sign
+        scaled = values.astype(np.float64) / view.scale
+        rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled) + view.zero_point
+        quantised: NDArray[Any] = np.clip(rounded, limits.min, limits.max).astype(wanted)
+        return quantised
+    raise ModelError(
+        f"input '{view.name}' is {dtype}; the data is {values.dtype}",
+        path.name,
+        f"data of type {dtype}, or real values as float32",
+    )
+
+
+class Reference:
+    """What TFLM computes for a firmware's model, arranged as the firmware's plan says."""
+
+    def __init__(self, model: Model, plan: Plan) -> None:
+        from edgekit.engines.aot.host import StepReference
+
+        self._steps = StepReference(model, plan)
+
+    def __call__(self, example: Example) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Every step's bytes, and the outputs'."""
+        steps = self._steps.invoke(*example.arrays)
+        return steps, self._steps.outputs()
+
+    def close(self) -> None:
+        self._steps.close()
+
+
+@contextmanager
+def connected(
+    port: str, target: Target, firmware: Firmware, *, link: Link | None = None
+) -> Iterator[Device]:
+    """A device that runs exactly this firmware; it is closed at the end, whatever happens."""
+    device = Device(link if link is not None else open_link(port, target, firmware))
+    try:
+        device.connect(firmware.build_id)
+        yield device
+    finally:
+        device.close()
+
+
+def measure(
+    device: Device,
+    firmware: Firmware,
+    target: Target,
+    examples: Sequence[Example],
+    *,
+    port: str,
+    model_macs: int,
+    reference: Callable[[Example], tuple[tuple[bytes, ...], tuple[bytes, ...]]] | None = None,
+    warmups: int = 1,
+    runs: int | None = None,
+    progress: Progress = lambda amount: None,
+) -> Measurement:
+    """Checks all examples, then times the first one.
+
+    Args:
+        device: connected to ``firmware``.
+        examples: at least one; every one is compared with the reference.
+        reference: TFLM's steps and outputs for an example; no comparison without it.
+        runs: timed inferences; by default few in a simulation, 20 on hardware.
+        progress: called with 1 after each example and after the timed runs.
+
+    Raises:
+        DeviceError: the device failed, beyond what repetition mends.
+    """
+    kind: Kind = "simulated" if port.partition(":")[0] in _SIMULATED_LINKS else "measured"
+    if runs is None:
+        runs = SIMULATED_RUNS if kind == "simulated" else MEASURED_RUNS
+    plan = firmware.plan
+    steps = plan.steps if plan is not None else ()
+    check = _check(device, steps, examples, reference, progress)
+    step_ticks = device.persist(lambda: _steps_run(device, examples[0]))
+    if warmups:
+        device.persist(lambda: _timed(device, examples[0], warmups))
+    ticks = device.persist(lambda: _timed(device, examples[0], runs))
+    progress(1)
+    stack_bytes, stack_used = device.stack()
+    tick_hz = device.identity.tick_hz
+    measurement = Measurement(
+        kind=kind,
+        target=target.name,
+        engine=firmware.engine,
+        port=port,
+        model_name=firmware.model_name,
+        model_sha256=firmware.model_sha256,
+        model_macs=model_macs,
+        build_id=firmware.build_id,
+        warmups=warmups,
+        runs=runs,
+        clock_hz=target.clock_hz,
+        latencies_us=tuple(1e6 * value / tick_hz for value in ticks),
+        steps=tuple(
+            StepMeasurement(
+                step.index,
+                step.kind,
+                step.name,
+                step.macs,
+                ticks=value,
+                latency_us=1e6 * value / tick_hz,
+            )
+            for step, value in zip(steps, step_ticks, strict=True)
+        ),
+        memory=memory_of(firmware, device.identity.staging_bytes, stack_bytes, stack_used),
+        outputs=check,
+        notes=_notes(device),
+    )
+    if kind == "measured":
+        return _with_measured_cycles(measurement, ticks, tick_hz)
+    return with_counters(measurement, device.link)
+
+
+def _notes(device: Device) -> tuple[str, ...]:
+    statistics = device.statistics
+    notes = []
+    if statistics.repeated:
+        notes.append(
+            f"the line lost frames: {statistics.repeated} of {statistics.sent_frames} requests "
+            "were sent again"
+        )
+    if statistics.resets:
+        notes.append(f"the device was reset {statistics.resets} times meanwhile")
+    return tuple(notes)
+
+
+def memory_of(
+    firmware: Firmware, staging_bytes: int, stack_bytes: int, stack_used: int
+) -> dict[str, Any]:
+    """What the firmware takes of the memories. ``stack_bytes`` is the most that was used."""
+    plan = firmware.plan
+    return {
+        "arena_bytes": plan.arena_bytes if plan is not None else None,
+        "arena_lower_bound_bytes": plan.arena_lower_bound_bytes if plan is not None else None,
+        "arena_optimal": plan.arena_optimal if plan is not None else None,
+        "stack_bytes": stack_used or None,
+        "stack_reserved_bytes": stack_bytes or None,
+        "stack_bound_bytes": firmware.stack_bound_bytes,
+        "staging_bytes": staging_bytes,
+        "ram_bytes": firmware.ram_bytes,
+        "weights_bytes": firmware.weights_bytes,
+        "code_bytes": firmware.code_bytes,
+        "flash_bytes": firmware.flash_bytes,
+    }
+
+
+def _with_measured_cycles(
+    measurement: Measurement, ticks: Sequence[int], tick_hz: int
+) -> Measurement:
+    """Cycles where the tick counter counts them; else only times are known."""
+    if tick_hz != measurement.clock_hz:
+        return measurement
+    return replace(
+        measurement,
+        cycles=sorted(ticks)[len(ticks) // 2],
+        cycles_error=0.0,
+        cycles_basis="cycle counter",
+        steps=tuple(replace(step, cycles=step.ticks) for step in measurement.steps),
+    )
+
+
+def with_counters(measurement: Measurement, link: Link) -> Measurement:
+    """Adds what the simulation counted: instructions, exact, and estimated cycles.
+
+    A simulation's own clock is not a chip's: latencies are the estimated cycles over the clock,
+    or absent.
+    """
+    read = getattr(link, "counters", None)
+    counters = read() if read is not None else None
+    bare = replace(
+        measurement,
+        latencies_us=(),
+        steps=tuple(replace(s, ticks=None, latency_us=None) for s in measurement.steps),
+    )
+    if counters is None:
+        return bare
+    clock_hz = float(measurement.clock_hz or 0)
+
+    def microseconds(cycles: int | None) -> float | None:
+        return 1e6 * cycles / clock_hz if cycles is not None and clock_hz else None
+
+    total = counters.total.cycles
+    counted = []
+    if len(counters.steps) == len(bare.steps):
+        for step, count in zip(bare.steps, counters.steps, strict=True):
+            cycles = count.cycles.value if count.cycles is not None else None
+            counted.append(
+                replace(
+                    step,
+                    instructions=count.instructions,
+                    cycles=cycles,
+                    latency_us=microseconds(cycles),
+                )
+            )
+    inferences = counters.inference_cycles[-measurement.runs :] if total is not None else ()
+    return replace(
+        bare,
+        instructions=counters.instructions,
+        cycles=total.value if total is not None else None,
+        cycles_error=total.error if total is not None else None,
+        cycles_basis=total.basis if total is not None else None,
+        latencies_us=tuple(cast(float, microseconds(value)) for value in inferences),
+        steps=tuple(counted) or bare.steps,
+        notes=(*bare.notes, *counters.reports),
+    )
+
+
+# ---- running ----
+
+
+def _write(device: Device, example: Example) -> None:
+    for index, data in enumerate(example.raw):
+        device.write_input(index, data)
+
+
+def _steps_run(device: Device, example: Example) -> tuple[int, ...]:
+    _write(device, example)
+    device.run(Mode.STEPS, 0)
+    return device.step_ticks()
+
+
+def _timed(device: Device, example: Example, count: int) -> tuple[int, ...]:
+    """Ticks of ``count`` inferences; the input is there again before each."""
+    identity = device.identity
+    batch = identity.max_runs if identity.input_kept or identity.input_staged else 1
+    ticks: list[int] = []
+    while len(ticks) < count:
+        if not ticks or batch == 1:
+            _write(device, example)
+        ticks.extend(device.run(Mode.INVOKE, min(batch, count - len(ticks))))
+    return tuple(ticks)
+
+
+# ---- comparing ----
+
+
+def _check(
+    device: Device,
+    steps: Sequence[Step],
+    examples: Sequence[Example],
+    reference: Callable[[Example], tuple[tuple[bytes, ...], tuple[bytes, ...]]] | None,
+    progress: Progress,
+) -> OutputCheck:
+    digests = []
+    for index, example in enumerate(examples):
+        outputs, crcs = device.persist(lambda example=example: _run_checked(device, example))  # type: ignore[misc]
+        digests.append(hashlib.sha256(b"".join(outputs)).hexdigest())
+        if reference is not None:
+            wanted, wanted_outputs = reference(example)
+            mismatch = _first_difference(device, steps, example, crcs, wanted)
+            if mismatch is None and tuple(outputs) != wanted_outputs:
+                mismatch = _difference_of_outputs(outputs, wanted_outputs, steps)
+            if mismatch is not None:
+                mismatch = {"example": index, **mismatch}
+                return OutputCheck(REFERENCE, index + 1, False, tuple(digests), mismatch)
+        progress(1)
+    match = True if reference is not None else None
+    return OutputCheck(REFERENCE, len(examples) if match else 0, match, tuple(digests))
+
+
+def _run_checked(device: Device, example: Example) -> tuple[list[bytes], tuple[int, ...]]:
+    """The outputs of a whole inference, and the CRCs of one step by step."""
+    identity = device.identity
+    _write(device, example)
+    device.run()
+    outputs = [device.read_output(i) for i in range(len(identity.output_bytes))]
+    if not (identity.input_kept or identity.input_staged):
+        _write(device, example)
+    device.run(Mode.STEPS, 0)
+    return outputs, device.step_crcs()
+
+
+def _first_difference(
+    device: Device,
+    steps: Sequence[Step],
+    example: Example,
+    crcs: Sequence[int],
+    wanted: Sequence[bytes],
+) -> dict[str, Any] | None:
+    for step, crc, expected in zip(steps, crcs, wanted, strict=True):
+        if crc == zlib.crc32(expected):
+            continue
+
+        def fetch(step: Step = step) -> bytes:
+            _write(device, example)
+            device.run(Mode.UNTIL, step.index)
+            return device.read(Area.STEP_OUTPUT, step.index, step.nbytes)
+
+        return describe_difference(step, device.persist(fetch), expected)
+    return None
+
+
+def describe_difference(step: Step, found: bytes, expected: bytes) -> dict[str, Any]:
+    """The first element that differs, and how many do."""
+    width = max(1, step.nbytes // max(1, int(np.prod(step.shape)))) if step.shape else 1
+    dtype = {1: np.int8, 2: np.int16, 4: np.int32}.get(width, np.int8)
+    got, want = np.frombuffer(found, dtype), np.frombuffer(expected, dtype)
+    where = np.flatnonzero(got != want)
+    first: dict[str, Any] = {
+        "step": step.index,
+        "kind": step.kind,
+        "name": step.name,
+        "ops": list(step.ops),
+        "differing": int(where.size),
+        "elements": int(got.size),
+    }
+    if where.size == 0:
+        # the stepwise run and the repetition disagree: the device does not compute alike twice
+        return {**first, "element": None, "device": None, "host": None}
+    element = int(where[0])
+    position = None
+    if step.shape and int(np.prod(step.shape)) == got.size:
+        position = [int(i) for i in np.unravel_index(element, step.shape)]
+    difference = np.abs(got.astype(np.int64) - want.astype(np.int64))
+    return {
+        **first,
+        "element": element,
+        "position": position,
+        "device": int(got[element]),
+        "host": int(want[element]),
+        "largest_difference": int(difference.max()),
+    }
+
+
+def _difference_of_outputs(
+    outputs: Sequence[bytes], wanted: Sequence[bytes], steps: Sequence[Step]
+) -> dict[str, Any]:
+    """Every step agrees, but a whole inference's output does not."""
+    index = next(
+        i for i, pair in enumerate(zip(outputs, wanted, strict=True)) if pair[0] != pair[1]
+    )
+    got, want = np.frombuffer(outputs[index], np.int8), np.frombuffer(wanted[index], np.int8)
+    element = int(np.flatnonzero(got != want)[0])
+    return {
+        "step": len(steps) - 1,
+        "kind": "OUTPUT",
+        "name": f"output {index}, of a whole inference; step by step it agrees",
+        "element": element,
+        "device": int(got[element]),
+        "host": int(want[element]),
+        "differing": int((got != want).sum()),
+        "elements": int(got.size),
+    }
+
+
+def require_match(measurement: Measurement) -> None:
+    """Raises when the outputs were compared and differ.
+
+    Raises:
+        LimitError: names the first step and element that differ.
+    """
+    check = measurement.outputs
+    if check is None or check.match is not False or check.first_mismatch is None:
+        return
+    first = check.first_mismatch
+    raise LimitError(
+        f"the device's outputs differ from TFLM's: input {first['example']}, "
+        f"step {first['step']} {first['kind']} '{first['name']}', {first['differing']:,} of "
+        f"{first['elements']:,} elements differ; the first is element {first['element']}: "
+        f"device {first['device']}, host {first['host']}",
+        measurement.port,
+        "edgekit compile --set debug_steps=yes shows single operators",
+    )
+
+
+def find_model(firmware: Firmware) -> Path | None:
+    """The ``.tflite`` file that lies beside a firmware or its artifact, if it is the right one."""
+    for folder in (firmware.elf.parent, firmware.artifact_folder):
+        for path in sorted(folder.glob("*.tflite")):
+            if hashlib.sha256(path.read_bytes()).hexdigest() == firmware.model_sha256:
+                return path
+    return None
+
+
+def check_model(model_sha256: str, firmware: Firmware) -> None:
+    """Raises when a model is not the one that the firmware was made from.
+
+    Raises:
+        DeviceError: it is another one.
+    """
+    if model_sha256 != firmware.model_sha256:
+        raise DeviceError(
+            f"the firmware was made from model {firmware.model_sha256[:16]}…, "
+            f"this is {model_sha256[:16]}…",
+            str(firmware.elf.name),
+            "the model that the firmware was compiled from",
+        )

@@ -1,0 +1,65 @@
+"""Build firmware from what compile made: ELF, sizes by section and symbol, a stack bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit import console
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--target", metavar="NAME", help="The board; by default what compile was told.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder; default ARTIFACT-firmware."
+)
+@click.option("--compiler", help="gcc (arm-none-eabi-gcc) or zig; default: the first there is.")
+@click.option(
+    "--staging",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="RAM that keeps the inputs for repeated runs, when inference overwrites them.",
+)
+@console.json_option
+def command(
+    artifact: Path,
+    target: str | None,
+    output: Path | None,
+    compiler: str | None,
+    staging: str,
+    as_json: bool,
+) -> None:
+    """Builds the firmware of ARTIFACT, a folder that compile wrote.
+
+    The output folder holds firmware.elf, .bin (and .uf2 where the board takes it), the linker
+    script and manifest.json. A firmware that does not fit is refused with the numbers.
+
+    \b
+    edgekit compile model.tflite --target nucleo-l4r5zi -o model
+    edgekit build model -o firmware
+    """
+    from typing import Literal, cast
+
+    from edgekit.build import build, load_artifact
+    from edgekit.report.text import firmware_json, print_firmware
+    from edgekit.targets import load_target
+
+    made = load_artifact(artifact)
+    board = load_target(target or made.target)
+    out = output or artifact.with_name(f"{artifact.name}-firmware")
+    firmware = build(
+        made,
+        board,
+        out,
+        compiler=compiler,
+        staging=cast('Literal["auto", "on", "off"]', staging),
+        command=f"edgekit build {artifact.name} --target {board.name}",
+    )
+    if as_json:
+        console.emit_json("firmware", {"firmware": firmware_json(firmware)})
+    else:
+        print_firmware(firmware, board.flash_bytes, board.ram_bytes)
+        print(f"wrote     {firmware.elf}")
