@@ -75,7 +75,8 @@ def find_config(start: Path | None = None) -> Path | None:
     root = next((n for n, folder in enumerate(folders) if (folder / ".git").exists()), 0)
     for folder in folders[: root + 1]:
         if (folder / FILE_NAME).is_file():
-            return folder / FILE_NAME
+            # a short name in errors for the folder that the user is in
+            return Path(FILE_NAME) if start is None and folder == here else folder / FILE_NAME
     return None
 
 

@@ -251,6 +251,20 @@ def test_the_settings_file_of_the_repository_counts(tmp_path: Path) -> None:
     assert {row["core"] for row in json.loads(done.stdout)["targets"]} == {"cortex-m7"}
 
 
+def test_the_example_of_the_manual_is_taken(tmp_path: Path) -> None:
+    manual = Path(__file__).parents[2] / "docs" / "settings.md"
+    text = manual.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "edgekit.yaml").write_text(text, encoding="utf-8")
+    done = edgekit("cache", "path", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (f"{tmp_path / 'build' / 'cache'}\n", "")
+    (tmp_path / "edgekit.yaml").write_text(text.replace("calibration-data", "calibration_data"))
+    done = edgekit("cache", cwd=tmp_path)
+    assert done.stderr.splitlines()[1:] == [
+        "  at: edgekit.yaml:5",
+        "  try: did you mean 'calibration-data'?",
+    ]
+
+
 def test_a_broken_settings_file_does_not_keep_help_away(tmp_path: Path) -> None:
     (tmp_path / "edgekit.yaml").write_text("nonsense: [\n")
     assert edgekit("--help", cwd=tmp_path).returncode == 0

@@ -279,3 +279,14 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, seed: int) -> None:
             read += 1
             json.dumps(to_json(target), allow_nan=False)
     assert read > 20, "the mutations never leave a readable file"
+
+
+def test_the_example_of_the_manual(tmp_path: Path) -> None:
+    manual = Path(__file__).parents[2] / "docs" / "targets.md"
+    text = manual.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert read_target(path).ram_bytes == 640 << 10
+    documented = manual.read_text(encoding="utf-8")
+    for item in dataclasses.fields(Target):
+        assert f"`{item.name}`" in documented, f"{item.name} is not documented"
