@@ -173,7 +173,7 @@ def _timing(target: Target) -> str | None:
 
 def _settings(settings: dict[str, Any]) -> str:
     def text(key: str, value: object) -> str:
-        if isinstance(value, int) and key in ("base", "family") and value > 9:
+        if isinstance(value, int) and key in ("base", "family", "address") and value > 9:
             return f"0x{value:08x}"
         return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
