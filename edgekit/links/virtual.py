@@ -53,7 +53,15 @@ class VirtualLink:
         profile: bool = False,
         tcp: int | None = None,
         python_counter: bool = False,
+        connect: bool = True,
     ) -> None:
+        """Starts the board; without ``connect`` its terminal is left to another program.
+
+        Raises:
+            UsageError: the target cannot be simulated, or the file is not for it.
+            MissingDependency: a package of the simulator is not installed.
+            DeviceError: the board did not start.
+        """
         self.name = f"virtual {target.name}"
         self.target = target
         self._fault: dict[str, Any] | None = None
@@ -82,7 +90,7 @@ class VirtualLink:
             self.port = str(answer["port"])
             #: how blocks are counted: compiled, or slowly in Python
             self.counter_title = str(answer["counter"])
-            if tcp is None:
+            if tcp is None and connect:
                 self._terminal = open_terminal(self.port, target, None)
         except BaseException:
             self.close()
@@ -145,7 +153,12 @@ class VirtualLink:
         code = self._process.returncode
         return DeviceError(f"the virtual board's process ended (code {code})", self.name)
 
-    def _check_fault(self) -> None:
+    def check_fault(self) -> None:
+        """Raises what stopped the board.
+
+        Raises:
+            DeviceError: the fault, with function and line.
+        """
         if self._fault is not None:
             raise DeviceError(
                 f"the virtual board stopped: {self._fault['what']}",
@@ -162,8 +175,23 @@ class VirtualLink:
         """
         from edgekit.sim.board import Counters
 
-        self._check_fault()
+        self.check_fault()
         return from_json(Counters, self._request({"do": "counters", "model": model})["counters"])
+
+    def counters_or_none(self) -> Counters | None:
+        """The counters, or ``None`` when the firmware holds no model; after a fault as well."""
+        from edgekit.sim.board import Counters
+
+        try:
+            answer = self._request({"do": "counters"})
+        except UsageError:
+            return None
+        return from_json(Counters, answer["counters"])
+
+    def wait(self) -> None:
+        """Returns when the board stops by itself: a fault, which :meth:`check_fault` raises."""
+        while self._fault is None:
+            self._collect(1.0)
 
     def state(self) -> dict[str, Any]:
         """``running``, ``reports`` (what a real board would not forgive), ``instructions``
@@ -190,14 +218,14 @@ class VirtualLink:
                 self._collect(0)
             if self._terminal.fileno() in ready:
                 return self._terminal.read(max_bytes, 0)
-            self._check_fault()
+            self.check_fault()
             if not ready:
                 return b""
 
     def write(self, data: bytes) -> None:
         if self._terminal is None:
             raise UsageError("this board's line is a TCP port", self.port, f"tcp:{self.port}")
-        self._check_fault()
+        self.check_fault()
         self._terminal.write(data)
 
     def close(self) -> None:
@@ -215,6 +243,21 @@ class VirtualLink:
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+def find_elf(path: Path) -> Path:
+    """The ELF file that ``path`` is, or that a folder of ``edgekit build`` holds.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise UsageError("there is no such firmware", str(path), "edgekit build --help")
+        return path
+    from edgekit.build import load_firmware
+
+    return load_firmware(path).elf
 
 
 def open(rest: str, target: Target | None, firmware: Firmware | None) -> VirtualLink:

@@ -1,0 +1,92 @@
+"""Run a firmware on a virtual board that any serial program can talk to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgekit import console
+
+
+@click.command(name="sim")
+@click.argument("target_name", metavar="TARGET")
+@click.argument("firmware", type=click.Path(path_type=Path))
+@click.option(
+    "--tcp",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve a TCP port on this machine (0: any free one) instead of a pseudo-terminal.",
+)
+@click.option("--profile", is_flag=True, help="Count what the timing models need, too.")
+@console.json_option
+def command(
+    target_name: str, firmware: Path, tcp: int | None, profile: bool, as_json: bool
+) -> None:
+    """Runs FIRMWARE (an ELF file or a folder that `build` made) on a virtual TARGET.
+
+    The board's memory, clock tree and UART are those of the target's file; the console appears
+    as a pseudo-terminal or a TCP port. It runs until Ctrl-C; the executed instructions of the
+    last inference are printed at the end. A fault names its function and line.
+
+    \b
+    Example:
+      edgekit sim nucleo-l4r5zi firmware/firmware.elf
+      # virtual nucleo-l4r5zi at /dev/pts/7, 115200 baud; then, in another terminal:
+      edgekit bench firmware --port pty:/dev/pts/7
+    """
+    from edgekit.links.virtual import VirtualLink, find_elf
+    from edgekit.targets import load_target
+
+    target = load_target(target_name)
+    link = VirtualLink(target, find_elf(firmware), profile=profile, tcp=tcp, connect=False)
+    try:
+        baud = target.link.get("baud", 115200)
+        console.note(f"virtual {target.name} at {link.port}, {baud} baud; Ctrl-C ends it")
+        if "compiled" not in link.counter_title:
+            console.warn(f"blocks are counted in {link.counter_title}")
+        interrupted = False
+        try:
+            link.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+        state = link.state()
+        for report in state["reports"]:
+            console.warn(report)
+        document: dict[str, object] = {
+            "kind": "simulated",
+            "target": target.name,
+            "port": link.port,
+            **state,
+        }
+        counters = link.counters_or_none()
+        if counters is not None and counters.inferences:
+            cycles = counters.total.cycles
+            document["inference"] = {
+                "model": counters.model,
+                "instructions": counters.total.instructions,
+                "cycles": cycles.value if cycles else None,
+                "cycles_error": cycles.error if cycles else None,
+                "cycles_basis": cycles.basis if cycles else None,
+                "steps": [step.instructions for step in counters.steps],
+                "functions": counters.functions,
+            }
+        if as_json:
+            console.emit_json("sim", document)
+        elif counters is not None and counters.inferences:
+            console.note(
+                f"last inference of {counters.model}: {counters.total.instructions:,} "
+                "instructions (simulated)"
+            )
+            console.print_table(
+                [("function", "left"), ("instructions", "right")],
+                list(counters.functions.items())[:20],
+            )
+            if cycles is not None:
+                console.note(
+                    f"estimated {cycles.value:,} cycles ± {cycles.error:.1%} ({cycles.basis})"
+                )
+        if not interrupted:
+            link.check_fault()
+    finally:
+        link.close()
