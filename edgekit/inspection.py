@@ -80,7 +80,7 @@ def inspect_model(model: Model, *, targets: bool = True) -> dict[str, Any]:
     if metadata:
         for output in payload["metadata"]["outputs"]:
             output["labels"] = output["labels"][:_LABELS_SHOWN]
-    cleaned: dict[str, Any] = _finite(payload)
+    cleaned: dict[str, Any] = finite(payload)
     return cleaned
 
 
@@ -251,12 +251,12 @@ def _option(value: Any) -> Any:
     return value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinity and no NaN, which a damaged model's scales may hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
