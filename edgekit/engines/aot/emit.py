@@ -34,14 +34,17 @@ from edgekit.resources import firmware_dir
 _WIDTH = 96
 _LONGEST_PREFIX = 48
 
-#: Words that cannot be a prefix, because ``<prefix>.h`` or a name made from it would mean
-#: something else, besides names of this project's own (``ek_…``).
+#: Words that cannot be a prefix: C and C++ keywords, and headers of the C library, which
+#: ``<prefix>.h`` would hide. Names that start with ``ek_`` are this project's own.
 _RESERVED = frozenset(
     """
     auto break case char const continue default do double else enum extern float for goto if
     inline int long register restrict return short signed sizeof static struct switch typedef
-    union unsigned void volatile while asm main errno stdint stddef string stdio stdlib math
-    class namespace template this new delete operator private public protected virtual bool
+    union unsigned void volatile while asm class namespace template this new delete operator
+    private public protected virtual bool
+    assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal
+    stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath
+    threads time uchar wchar wctype main
     """.split()
 )
 
@@ -51,8 +54,7 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 def prefix_of(name: str) -> str:
     """A C identifier for a model's name, whatever is in it."""
     word = re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
-    changed = re.sub(r"[^0-9a-z_]", "", name.lower()) == "" or not word
-    if changed:
+    if not word:
         word = "model_" + hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
     if word[0].isdigit() or word in _RESERVED or word.startswith("ek_") or word == "ek":
         word = f"model_{word}"
@@ -64,8 +66,9 @@ def prefix_of(name: str) -> str:
 
 def comment_text(text: str) -> str:
     """Text that cannot end a comment, start a trigraph or break a line."""
-    plain = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text)
-    return plain.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").rstrip("\\")
+    plain = "".join(c if c.isprintable() and ord(c) < 127 else "." for c in text)
+    # A blank goes between the characters that mean something together.
+    return re.sub(r"(?<=\*)(?=/)|(?<=/)(?=[*/])|(?<=\?)(?=\?)", " ", plain).rstrip("\\")
 
 
 def string_literal(text: str) -> str:
