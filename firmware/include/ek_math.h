@@ -72,6 +72,11 @@ EK_KERNEL int32_t ek_requantize_down(int32_t x, int32_t multiplier, int32_t shif
 }
 
 EK_KERNEL int32_t ek_clamp(int32_t x, int32_t low, int32_t high) {
+#if defined(__ARM_FEATURE_SAT)
+    if (__builtin_constant_p(low == -128 && high == 127) && low == -128 && high == 127) {
+        return __builtin_arm_ssat(x, 8);
+    }
+#endif
     x = x < low ? low : x;
     return x > high ? high : x;
 }

@@ -83,19 +83,14 @@ EK_KERNEL void ek_conv_2d_s8(
             }
             int8_t *out1 = out + (pair ? out_c : 0);
             const int32_t first = group * channels;
-            const int8_t *w = weights + first * depth;
-            int32_t c = 0;
-            for (; c + 2 <= channels; c += 2) {
+            const int32_t block = channels > 1 ? 2 : 1;
+            for (int32_t at = 0; at < channels; at += block) {
+                /* The last pair of an odd number goes back over a channel that is there. */
+                const int32_t c = at + block > channels ? channels - block : at;
                 ek_dot_2x2_s8(
-                    scratch, scratch + depth, w, bias + first + c, multipliers + first + c,
-                    shifts + first + c, 2, depth, mode, output_zero, low, high, out + c, out1 + c
-                );
-                w += 2 * depth;
-            }
-            if (channels & 1) {
-                ek_dot_2x2_s8(
-                    scratch, scratch + depth, w, bias + first + c, multipliers + first + c,
-                    shifts + first + c, 1, depth, mode, output_zero, low, high, out + c, out1 + c
+                    scratch, scratch + depth, weights + (first + c) * depth, bias + first + c,
+                    multipliers + first + c, shifts + first + c, block, depth, mode, output_zero,
+                    low, high, out + c, out1 + c
                 );
             }
             out = out1 + out_c;
