@@ -59,7 +59,7 @@ def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     """CONV_2D without dilation, as a matrix product over widened columns."""
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
-    if _dilated(node) or input_.shape[0] != 1:
+    if dilated(node) or input_.shape[0] != 1:
         return ()
     out_c, k_h, k_w, in_c = weights.shape
     _, in_h, in_w, channels = input_.shape
@@ -135,7 +135,7 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
         and stride == int(node.options["stride_w"])
         and stride in (1, 2)
         and input_.shape[0] == 1
-        and not _dilated(node)
+        and not dilated(node)
     )
     if not applies:
         return ()
@@ -195,18 +195,18 @@ def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     out_c, in_c = weights.shape
     if output.elements != out_c or in_c % 4:
         return ()
-    accumulators = _accumulators(node, weights.data())
+    sums = accumulators(node, weights.data())
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
-    multipliers, shifts = _multipliers(scales, out_c)
-    if (low, high) != (-128, 127) or not _exact_applies(accumulators, shifts):
+    factors, shifts = multipliers(scales, out_c)
+    if (low, high) != (-128, 127) or not _exact_applies(sums, shifts):
         return ()
-    per_channel = len(set(zip(multipliers.tolist(), shifts.tolist(), strict=True))) > 1
+    per_channel = len(set(zip(factors.tolist(), shifts.tolist(), strict=True))) > 1
     blocks = -(-out_c // 4)
     rows = np.zeros((4 * blocks, in_c), np.int8)
     rows[:out_c] = weights.data()
     interleaved = rows.reshape(blocks, 4, in_c // 4, 4).transpose(0, 2, 1, 3)
     exact = np.zeros((4 * blocks, 4), np.int64)
-    exact[:out_c] = _exact_table(accumulators.bias, multipliers, shifts, output.zero_point)
+    exact[:out_c] = _exact_table(sums.bias, factors, shifts, output.zero_point)
     table = exact if per_channel else exact[:, :1]
     _, multiplier, addend, shift = exact[0].tolist()
     requant_cost = 4 * blocks * 7
@@ -250,7 +250,7 @@ def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
 
 
 @dataclass(frozen=True)
-class _Accumulators:
+class Accumulators:
     """Range of every output channel's accumulator, and the bias with the zero point folded in."""
 
     low: NDArray[Any]
@@ -258,40 +258,40 @@ class _Accumulators:
     bias: NDArray[Any]
 
 
-def _accumulators(node: Node, rows: NDArray[Any]) -> _Accumulators:
+def accumulators(node: Node, rows: NDArray[Any]) -> Accumulators:
     """``rows``: the weights of each output channel, shape [channels, depth]."""
     zero = node.activation_input(0).zero_point
     bias = node.optional_constant(2, "bias")
     wide = rows.astype(np.int64)
     offset = np.zeros(len(rows), np.int64) if bias is None else bias.data().astype(np.int64)
     ends = wide * (-128 - zero), wide * (127 - zero)
-    return _Accumulators(
+    return Accumulators(
         low=offset + np.minimum(*ends).sum(axis=1),
         high=offset + np.maximum(*ends).sum(axis=1),
         bias=offset - zero * wide.sum(axis=1),
     )
 
 
-def _multipliers(scales: list[float], channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def multipliers(scales: list[float], channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Multiplier and shift of every channel."""
     every = scales * channels if len(scales) == 1 else scales
     pairs = [quantize_multiplier(scale) for scale in every]
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 
-def _exact_applies(accumulators: _Accumulators, shifts: NDArray[Any]) -> bool:
+def _exact_applies(sums: Accumulators, shifts: NDArray[Any]) -> bool:
     """The double rounding in five instructions wants a right shift and a doubling that fits."""
     limit = 1 << 30
-    small = accumulators.low.min() > -limit and accumulators.high.max() < limit
+    small = sums.low.min() > -limit and sums.high.max() < limit
     return bool(small and shifts.max() <= -1 and shifts.min() >= -30)
 
 
 def _exact_table(
-    bias: NDArray[Any], multipliers: NDArray[Any], shifts: NDArray[Any], zero_point: int
+    bias: NDArray[Any], factors: NDArray[Any], shifts: NDArray[Any], zero_point: int
 ) -> NDArray[Any]:
     right = -shifts
     add = (zero_point << right) + (1 << (right - 1))
-    return np.stack([bias, multipliers, add, right], axis=1)
+    return np.stack([bias, factors, add, right], axis=1)
 
 
 def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Requant | None:
@@ -300,21 +300,19 @@ def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Req
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
     if (low, high) != (-128, 127):
         return None
-    accumulators = _accumulators(node, rows)
-    multipliers, shifts = _multipliers(scales, len(rows))
+    sums = accumulators(node, rows)
+    factors, shifts = multipliers(scales, len(rows))
     for q in _FRACTION_BITS:
-        linear = linear_requantization(
-            accumulators.low, accumulators.high, multipliers, shifts, output.zero_point, q
-        )
+        linear = linear_requantization(sums.low, sums.high, factors, shifts, output.zero_point, q)
         if linear is not None:
-            table = np.stack([accumulators.bias + linear.delta, linear.mult, linear.add], axis=1)
+            table = np.stack([sums.bias + linear.delta, linear.mult, linear.add], axis=1)
             return _Requant(q, table)
-    if not _exact_applies(accumulators, shifts):
+    if not _exact_applies(sums, shifts):
         return None
-    return _Requant(0, _exact_table(accumulators.bias, multipliers, shifts, output.zero_point))
+    return _Requant(0, _exact_table(sums.bias, factors, shifts, output.zero_point))
 
 
-def _dilated(node: Node) -> bool:
+def dilated(node: Node) -> bool:
     return (
         int(node.options.get("dilation_h_factor", 1)) != 1
         or int(node.options.get("dilation_w_factor", 1)) != 1

@@ -39,7 +39,7 @@ class LinearRequantization:
 
 def linear_requantization(
     low: NDArray[Any], high: NDArray[Any], multiplier: NDArray[Any], shift: NDArray[Any],
-    zero_point: int, q: int,
+    zero_point: int, q: int, *, high_bits: int = 32, mult_bits: int = 31, acc_bits: int = 31,
 ) -> LinearRequantization | None:  # fmt: skip
     """Searches exact constants for an int8 output that only int8's own range clamps.
 
@@ -47,7 +47,10 @@ def linear_requantization(
         low, high: smallest and largest accumulator of each channel (int64 arrays, shape [C]).
         multiplier, shift: TFLM's, of each channel.
         zero_point: of the output.
-        q: fraction bits kept before the last shift, 0 to 8.
+        q: fraction bits kept before the last shift.
+        high_bits: bits of the product that the first shift drops; 32 for a core with a high
+            multiply. The module's formula is for 32.
+        mult_bits, acc_bits: ``mult < 2**mult_bits`` and ``|acc + delta| < 2**acc_bits``.
 
     Returns:
         The constants, proven for every accumulator between ``low`` and ``high``; ``None`` where
@@ -56,7 +59,10 @@ def linear_requantization(
     """
     channels = []
     for first, last, factor, places in zip(low, high, multiplier, shift, strict=True):
-        found = _channel(int(first), int(last), int(factor), int(places), zero_point, q)
+        found = _channel(
+            int(first), int(last), int(factor), int(places), zero_point,
+            _Form(q, high_bits, 1 << mult_bits, 1 << acc_bits),
+        )  # fmt: skip
         if found is None:
             return None
         channels.append(found)
@@ -64,38 +70,46 @@ def linear_requantization(
     return LinearRequantization(q, delta, mult, add)
 
 
+@dataclass(frozen=True)
+class _Form:
+    q: int
+    high_bits: int
+    mult_limit: int
+    acc_limit: int
+
+
 def _channel(
-    low: int, high: int, multiplier: int, shift: int, zero_point: int, q: int
+    low: int, high: int, multiplier: int, shift: int, zero_point: int, form: _Form
 ) -> tuple[int, int, int] | None:
     def result(acc: NDArray[Any]) -> NDArray[Any]:
         return np.clip(requantize(acc, multiplier, shift) + zero_point, -128, 127)
 
     first, last = (int(value) for value in result(np.array([low, high])))
     if first == last:
-        return 0, 0, first << q
+        return 0, 0, first << form.q
     values = np.arange(first + 1, last + 1, dtype=np.int64)
     steps = _steps(result, values, low, high)
-    nearest = round(multiplier * 2.0 ** (shift + 1 + q))
+    unit = 1 << form.high_bits
+    nearest = round(multiplier * 2.0 ** (shift - 31 + form.high_bits + form.q))
     for offset in sorted(range(-_MULTIPLIER_REACH, _MULTIPLIER_REACH + 1), key=abs):
         mult = nearest + offset
-        if not 0 < mult < 1 << 31:
+        if not 0 < mult < form.mult_limit:
             continue
-        # Python integers: values * 2**(32 + q) leave 64 bits only for q > 23, sums stay below.
-        floor = values << (32 + q)
+        floor = values << (form.high_bits + form.q)
         least = int(np.max(floor - steps * mult))
         most = int(np.min(floor - (steps - 1) * mult)) - 1
         if least > most:
             continue
-        # add * 2**32 must lie in [least, most] - delta * mult.
-        need = (_DELTAS * mult - least) % (1 << 32)
+        # add * unit must lie in [least, most] - delta * mult.
+        need = (_DELTAS * mult - least) % unit
         fits = need <= most - least
         if not fits.any():
             continue
         # need = what least - delta * mult lacks to the next lower multiple, so round up from it.
         delta = int(_DELTAS[int(fits.argmax())])
-        add = -((delta * mult - least) >> 32)
+        add = -((delta * mult - least) >> form.high_bits)
         found = delta, mult, add
-        if _proven(found, q, result, steps, low, high):
+        if _proven(found, form, result, steps, low, high):
             return found
     return None
 
@@ -113,11 +127,11 @@ def _steps(result: Any, values: NDArray[Any], low: int, high: int) -> NDArray[An
 
 
 def _proven(
-    found: tuple[int, int, int], q: int, result: Any, steps: NDArray[Any], low: int, high: int
+    found: tuple[int, int, int], form: _Form, result: Any, steps: NDArray[Any], low: int, high: int
 ) -> bool:
     """Whether both staircases agree at the ends and on both sides of every step."""
     delta, mult, add = found
     points = np.concatenate([steps, steps - 1, [low, high]])
-    raw = (add + (((points + delta) * mult) >> 32)) >> q
-    inside = np.abs(points + delta).max() < 1 << 31 and -(1 << 31) <= add < 1 << 31
+    raw = (add + (((points + delta) * mult) >> form.high_bits)) >> form.q
+    inside = np.abs(points + delta).max() < form.acc_limit and abs(add) < 1 << 30
     return bool(inside and (np.clip(raw, -128, 127) == result(points)).all())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.engines.aot import dsp
+from edgekit.engines.aot import dsp, m0
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -63,6 +63,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     }  # fmt: skip
     return (
         *(dsp.conv_2d(node, scales) if batches == 1 and groups == 1 else ()),
+        *(m0.conv_2d(node, scales, result) if batches == 1 and groups == 1 else ()),
         Kernel(
             function="ek_conv_2d_s8",
             header="ek_conv_2d_s8.h",
@@ -86,7 +87,9 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
             scratch_bytes=2 * depth,
             scratch_align=1,
             overlaps=overlaps,
-            cost=pixels * (2.4 * out_c * depth + 18.0 * out_c + 1.5 * depth + 30 * window_h),
+            cost=m0.slowdown(target)
+            * pixels
+            * (2.4 * out_c * depth + 18.0 * out_c + 1.5 * depth + 30 * window_h),
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.engines.aot import dsp
+from edgekit.engines.aot import dsp, m0
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -48,6 +48,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
     return (
         *(dsp.fully_connected(node, scales) if weights_zero == 0 else ()),
+        *(m0.fully_connected(node, result) if weights_zero == 0 else ()),
         Kernel(
             function="ek_fully_connected_s8",
             header="ek_fully_connected_s8.h",
@@ -70,7 +71,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Table("weights", "int8_t", weights.data(), align_bytes=1),
                 *result.tables,
             ),
-            cost=rows * outputs * (2.5 * depth + 20),
+            cost=m0.slowdown(target) * rows * outputs * (2.5 * depth + 20),
         ),
     )
 

@@ -1,0 +1,167 @@
+"""Kernels for Cortex-M0 and M0+ that operators' files offer.
+
+Costs are instructions, from the instruction sequences in ``firmware/kernels/*_m0.h``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.engines.aot.dsp import accumulators, dilated, multipliers
+from edgekit.engines.aot.lowering import (
+    Data,
+    Input,
+    Kernel,
+    Literal,
+    Node,
+    Output,
+    Overlap,
+    Scratch,
+    Table,
+    padding,
+    sliding_shift,
+)
+from edgekit.engines.aot.requant import linear_requantization
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgekit.engines.aot.ops._sums import Sums
+    from edgekit.targets import Target
+
+CORES = ("cortex-m0", "cortex-m0plus")
+
+#: Output pixels computed together (EK_M0_PIXELS in ek_dot_s8_m0.h).
+_PIXELS = 4
+
+
+def slowdown(target: Target | None) -> float:
+    """How many more instructions portable kernels take on ``target`` than on a Cortex-M4."""
+    return 3.0 if target is not None and target.core in CORES else 1.0
+
+
+def conv_2d(node: Node, scales: list[float], sums: Sums) -> tuple[Kernel, ...]:
+    """CONV_2D without dilation, as a matrix product over widened columns.
+
+    Args:
+        scales: effective scales, one per output channel.
+        sums: the portable kernel's requantisation, for channels without a linear one.
+    """
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    if dilated(node) or input_.shape[0] != 1:
+        return ()
+    out_c, k_h, k_w, in_c = weights.shape
+    _, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    if channels != in_c:
+        return ()  # grouped convolution
+    rows = weights.data().reshape(out_c, -1)
+    depth = rows.shape[1]
+    shift, table = _linear(node, rows, scales, sums)
+    stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
+    pad = padding(node, (in_h, in_w), (k_h, k_w), stride, (1, 1), (out_h, out_w))
+    reach = sliding_shift(
+        (in_h, in_w, in_c), (out_h, out_w, out_c), window=(k_h, k_w), stride=stride, pad=pad,
+        block=_PIXELS, buffered=True,
+    )  # fmt: skip
+    sizes = {
+        "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
+        "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
+        "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
+    }  # fmt: skip
+    blocks = -(-out_h * out_w // _PIXELS)
+    per_channel = 10.4 * depth + 60 + (4 * 19 if shift else 4 * 45)
+    tables: list[Table] = [
+        Table("weights", "uint8_t", (rows.astype(np.int16) + 128).astype(np.uint8)),
+        Table("requant", "int32_t", table),
+    ]
+    if not shift:
+        tables += sums.tables[1:]
+    return (
+        Kernel(
+            function="ek_conv_2d_s8_m0" if shift == 0 else "ek_conv_2d_s8_m0_linear",
+            header="ek_conv_2d_s8_m0.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                *(() if shift else (Data("multipliers"), Data("shifts"))),
+                Scratch("int32_t"),
+                *(Literal(name, value) for name, value in sizes.items()),
+                *(
+                    (Literal("shift", shift),)
+                    if shift
+                    else (sums.mode_literal, *sums.output_literals)
+                ),
+                Output(0),
+            ),  # fmt: skip
+            tables=tuple(tables),
+            cores=CORES,
+            scratch_bytes=16 * depth + (0 if shift else 16 * out_c),
+            overlaps=(Overlap(max_shift=reach),),
+            cost=blocks * (out_c * per_channel + 100) + out_h * out_w * (4 * depth + 20 * k_h),
+        ),
+    )
+
+
+def _linear(
+    node: Node, rows: NDArray[Any], scales: list[float], sums: Sums
+) -> tuple[int, NDArray[Any]]:
+    """Shift and table (bias, m2, m1, m0, add) of ek_dot_s8_m0_linear; shift 0 and the biases
+    where it cannot be exact."""
+    sums_range = accumulators(node, rows)
+    biases = sums_range.bias
+    if (sums.low, sums.high) != (-128, 127):
+        return 0, biases
+    factors, shifts = multipliers(scales, len(rows))
+    finest = int(10 - np.ceil(np.log2(max(scales))))
+    for shift in sorted({min(finest, 14), min(finest, 10)}, reverse=True):
+        if shift < 1:
+            break
+        found = linear_requantization(
+            sums_range.low, sums_range.high, factors, shifts, node.output.zero_point, shift,
+            high_bits=20, mult_bits=30, acc_bits=20,
+        )  # fmt: skip
+        # The kernel's accumulators hold the input's zero point folded into the bias, as here.
+        if found is not None:
+            parts = [found.mult >> 20, (found.mult >> 10) & 1023, found.mult & 1023]
+            return shift, np.stack([biases + found.delta, *parts, found.add], axis=1)
+    return 0, biases
+
+
+def fully_connected(node: Node, sums: Sums) -> tuple[Kernel, ...]:
+    """FULLY_CONNECTED of one row whose depth is a multiple of four."""
+    weights = node.constant_input(1, "weights")
+    outputs, depth = weights.shape
+    if node.output.elements != outputs or depth % 4:
+        return ()
+    blocks = -(-outputs // 4)
+    rows = np.full((4 * blocks, depth), 128, np.uint8)
+    rows[:outputs] = weights.data().astype(np.int16) + 128
+    interleaved = np.ascontiguousarray(rows.reshape(blocks, 4, depth).transpose(0, 2, 1))
+    bias, multipliers_, shifts_ = sums.tables
+    return (
+        Kernel(
+            function="ek_fully_connected_s8_m0",
+            header="ek_fully_connected_s8_m0.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("bias"),
+                Data("multipliers"),
+                Data("shifts"),
+                Literal("per_channel", int(multipliers_.values.size > 1)),
+                Literal("depth", depth),
+                Literal("outputs", outputs),
+                sums.mode_literal,
+                *sums.output_literals,
+                Output(0),
+            ),  # fmt: skip
+            tables=(Table("weights", "uint8_t", interleaved), bias, multipliers_, shifts_),
+            cores=CORES,
+            cost=blocks * (14.8 * depth + 4 * 50 + 60) + 3 * depth,
+        ),
+    )
