@@ -76,14 +76,15 @@ PACKAGES: Mapping[str, str] = {
 #: Projects whose packages build TFLM without TF_LITE_STATIC_MEMORY.
 WITHOUT_STATIC_MEMORY = ("arduino", "zephyr")
 
-_CTYPES: Mapping[str, str] = {
-    "int8": "std::int8_t",
-    "uint8": "std::uint8_t",
-    "int16": "std::int16_t",
-    "int32": "std::int32_t",
-    "int64": "std::int64_t",
-    "float32": "float",
-    "bool": "bool",
+#: Type in C++ and enumerator of TfLiteType.
+_TYPES: Mapping[str, tuple[str, str]] = {
+    "int8": ("std::int8_t", "kTfLiteInt8"),
+    "uint8": ("std::uint8_t", "kTfLiteUInt8"),
+    "int16": ("std::int16_t", "kTfLiteInt16"),
+    "int32": ("std::int32_t", "kTfLiteInt32"),
+    "int64": ("std::int64_t", "kTfLiteInt64"),
+    "float32": ("float", "kTfLiteFloat32"),
+    "bool": ("bool", "kTfLiteBool"),
 }
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
@@ -98,6 +99,7 @@ class _View:
     suffix: str
     dtype: str
     ctype: str
+    tflite_type: str
     shape: tuple[int, ...]
     elements: int
     nbytes: int
@@ -241,13 +243,13 @@ def _views(role: str, tensors: tuple[Tensor, ...]) -> list[_View]:
 
 
 def _view(role: str, position: int, suffix: str, tensor: Tensor) -> _View:
-    ctype = _CTYPES.get(tensor.dtype)
-    if ctype is None:
+    if tensor.dtype not in _TYPES:
         raise ModelError(
             f"C++ has no type for the {role} '{tensor.name}': {tensor.dtype}",
             f"{role} {position}",
-            f"a model whose {role} is one of {', '.join(_CTYPES)}",
+            f"a model whose {role} is one of {', '.join(_TYPES)}",
         )
+    ctype, tflite_type = _TYPES[tensor.dtype]
     scale, zero_point = 0.0, 0
     if tensor.quantization is not None and not tensor.quantization.per_channel:
         scale, zero_point = tensor.quantization.scale, tensor.quantization.zero_point
@@ -261,6 +263,7 @@ def _view(role: str, position: int, suffix: str, tensor: Tensor) -> _View:
         suffix=suffix,
         dtype=tensor.dtype,
         ctype=ctype,
+        tflite_type=tflite_type,
         shape=tensor.shape,
         elements=tensor.elements,
         nbytes=tensor.nbytes,
