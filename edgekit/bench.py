@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgekit.device import Device
-from edgekit.errors import DeviceError, LimitError, ModelError
+from edgekit.errors import DeviceError, ModelError
 from edgekit.links import Link, open_link
 from edgekit.records import (
     Firmware,
@@ -180,7 +180,6 @@ def measure(
     examples: Sequence[Example],
     *,
     port: str,
-    model_macs: int,
     reference: Callable[[Example], tuple[tuple[bytes, ...], tuple[bytes, ...]]] | None = None,
     warmups: int = 1,
     runs: int | None = None,
@@ -218,7 +217,7 @@ def measure(
         port=port,
         model_name=firmware.model_name,
         model_sha256=firmware.model_sha256,
-        model_macs=model_macs,
+        model_macs=firmware.model_macs,
         build_id=firmware.build_id,
         warmups=warmups,
         runs=runs,
@@ -241,6 +240,9 @@ def measure(
     )
     if kind == "measured":
         return _with_measured_cycles(measurement, ticks, tick_hz)
+    instruction_ns = getattr(device.link, "instruction_ns", None)
+    if instruction_ns is not None:
+        return _with_counted_time(measurement, ticks, tick_hz, instruction_ns)
     return with_counters(measurement, device.link)
 
 
@@ -289,6 +291,28 @@ def _with_measured_cycles(
         cycles_error=0.0,
         cycles_basis="cycle counter",
         steps=tuple(replace(step, cycles=step.ticks) for step in measurement.steps),
+    )
+
+
+def _with_counted_time(
+    measurement: Measurement, ticks: Sequence[int], tick_hz: int, instruction_ns: float
+) -> Measurement:
+    """Instructions where a simulation's time goes on by the same amount for each of them.
+
+    Exact to one tick. There are no cycles in such a time.
+    """
+
+    def instructions(value: int) -> int:
+        return round(1e9 * value / tick_hz / instruction_ns)
+
+    return replace(
+        measurement,
+        instructions=instructions(ticks[-1]),
+        latencies_us=(),
+        steps=tuple(
+            replace(s, ticks=None, latency_us=None, instructions=instructions(s.ticks or 0))
+            for s in measurement.steps
+        ),
     )
 
 
@@ -476,23 +500,17 @@ def _difference_of_outputs(
     }
 
 
-def require_match(measurement: Measurement) -> None:
-    """Raises when the outputs were compared and differ.
-
-    Raises:
-        LimitError: names the first step and element that differ.
-    """
+def mismatch_text(measurement: Measurement) -> str | None:
+    """One sentence about the first difference from the reference; ``None`` without one."""
     check = measurement.outputs
     if check is None or check.match is not False or check.first_mismatch is None:
-        return
+        return None
     first = check.first_mismatch
-    raise LimitError(
-        f"the device's outputs differ from TFLM's: input {first['example']}, "
+    return (
+        f"the device's outputs differ from {check.reference}'s: input {first['example']}, "
         f"step {first['step']} {first['kind']} '{first['name']}', {first['differing']:,} of "
         f"{first['elements']:,} elements differ; the first is element {first['element']}: "
-        f"device {first['device']}, host {first['host']}",
-        measurement.port,
-        "edgekit compile --set debug_steps=yes shows single operators",
+        f"device {first['device']}, host {first['host']}"
     )
 
 
@@ -518,3 +536,45 @@ def check_model(model_sha256: str, firmware: Firmware) -> None:
             str(firmware.elf.name),
             "the model that the firmware was compiled from",
         )
+
+
+def bench_firmware(
+    firmware: Firmware,
+    target: Target,
+    port: str,
+    *,
+    model: Model | None,
+    examples: Sequence[Example],
+    warmups: int = 1,
+    runs: int | None = None,
+    progress: Progress = lambda amount: None,
+) -> Measurement:
+    """Opens ``port``, measures, closes it.
+
+    A virtual board counts features, too, from which its cycles are estimated.
+
+    Raises:
+        DeviceError: the device failed, or runs another build.
+        ModelError: ``model`` is not the firmware's.
+    """
+    if model is not None:
+        check_model(model.sha256, firmware)
+    plan = firmware.plan
+    reference = Reference(model, plan) if model is not None and plan is not None else None
+    try:
+        timed_port = "virtual:profile" if port == "virtual" else port
+        with connected(timed_port, target, firmware) as device:
+            return measure(
+                device,
+                firmware,
+                target,
+                examples,
+                port=port,
+                reference=reference,
+                warmups=warmups,
+                runs=runs,
+                progress=progress,
+            )
+    finally:
+        if reference is not None:
+            reference.close()

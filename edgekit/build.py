@@ -361,6 +361,7 @@ class _Work:
             plan=self.artifact.plan,
             artifact_folder=self.artifact.folder,
             images=images,
+            model_macs=self.artifact.model_macs,
         )
 
     def _input_bytes(self) -> int:

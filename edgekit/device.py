@@ -22,6 +22,11 @@ from edgekit.wire import Area, Frame, Identity, Mode, Status, Type
 
 _Result = TypeVar("_Result")
 
+#: Speed of a line that does not tell its own, to begin with.
+_BAUD = 115200
+#: Frames above this size tell how fast the line is, those below how quick the answer.
+_LARGE_BYTES = 200
+
 
 class SessionLost(DeviceError):
     """The device was reset, or another host took it: it has forgotten inputs and results."""
@@ -31,10 +36,11 @@ class SessionLost(DeviceError):
 class Patience:
     """When to give up. Times in seconds."""
 
-    #: first wait for an answer; adapts to the link
-    first_timeout_s: float = 0.5
+    #: what an answer takes besides its bytes, at first; adapts to the link
+    first_latency_s: float = 0.15
     least_timeout_s: float = 0.02
-    most_timeout_s: float = 2.0
+    #: after losses the wait grows to at most so many times what is expected
+    most_backoff: int = 8
     #: nothing valid came from the device for this long: it is gone
     silence_s: float = 10.0
     #: an inference may run this long without a sign of life
@@ -64,6 +70,9 @@ class _Request:
     nbytes: int = 0
     sequences: list[int] = field(default_factory=list)
     sent_at: float = 0.0
+    #: bytes of itself and its answer, and all that are on the line before its answer is whole
+    own_bytes: int = 0
+    load_bytes: int = 0
     accepted: bool = False
     answer: bytes | None = None
 
@@ -81,7 +90,8 @@ class Device:
         self._session = 0
         self._sequence = secrets.randbelow(1 << 16)
         self._run_id = 0
-        self._timeout_s = self.patience.first_timeout_s
+        self._latency_s = self.patience.first_latency_s
+        self._byte_s = 10 / float(getattr(link, "baud", _BAUD))
         self._chunk = 0
         self._lucky = 0
         self._heard_at = time.monotonic()
@@ -296,25 +306,25 @@ class Device:
         flying: deque[_Request] = deque()
         done: list[_Request] = []
         self._heard_at = time.monotonic()
-        timeout_s = self._timeout_s
+        backoff = 1
         while True:
             while len(flying) < max(1, window):
                 item = following()
                 if item is None:
                     break
-                self._send(item)
+                self._send(item, flying)
                 flying.append(item)
             if not flying:
                 return done
             now = time.monotonic()
             item = flying[0]
-            limit = self.patience.poll_s if item.accepted else timeout_s
+            limit = self.patience.poll_s if item.accepted else backoff * self._expected_s(item)
             data = self.link.read(65536, max(0.0, min(item.sent_at + limit - now, limit)))
             for frame in self._decoder.feed(data) if data else ():
                 answered = self._match(frame, flying, progress)
                 if answered is None:
                     continue
-                timeout_s = self._timeout_s
+                backoff = 1
                 while flying[0] is not answered:
                     self._lost(flying.popleft(), again)
                 flying.popleft()
@@ -326,20 +336,27 @@ class Device:
                 if now - self._heard_at > silence:
                     raise self._silent(silence)
                 if item.accepted:
-                    self._send(item)
+                    self._send(item, ())
                     self.statistics.repeated += 1
                 else:
-                    timeout_s = min(2 * timeout_s, self.patience.most_timeout_s)
+                    backoff = min(2 * backoff, self.patience.most_backoff)
                     while flying:
                         self._lost(flying.pop(), again)
 
-    def _send(self, item: _Request) -> None:
+    def _expected_s(self, item: _Request) -> float:
+        """A generous time for an answer."""
+        estimate = self._latency_s + self._byte_s * item.load_bytes
+        return max(self.patience.least_timeout_s, 3 * estimate)
+
+    def _send(self, item: _Request, flying: Iterable[_Request]) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFF
         item.sequences.append(self._sequence)
         item.sent_at = time.monotonic()
         data = wire.encode(Frame(item.type, self._sequence, self._session, item.payload))
         self.statistics.sent_frames += 1
         self.statistics.sent_bytes += len(data)
+        item.own_bytes = len(data) + (item.nbytes if item.type == Type.READ else 0)
+        item.load_bytes = item.own_bytes + sum(other.own_bytes for other in flying)
         self.link.write(data)
 
     def _match(
@@ -378,13 +395,17 @@ class Device:
                 self.link.name,
             )
         if len(found.sequences) == 1 and found.type != Type.RUN:
-            taken = self._heard_at - found.sent_at
-            wanted = max(self.patience.least_timeout_s, 3 * taken + 0.01)
-            # quick to rise, slow to fall
-            self._timeout_s = max(wanted, 0.9 * self._timeout_s + 0.1 * wanted)
-            self._timeout_s = min(self._timeout_s, self.patience.most_timeout_s)
+            self._learn(self._heard_at - found.sent_at, found.load_bytes)
         found.answer = frame.payload[1:]
         return found
+
+    def _learn(self, taken_s: float, load_bytes: int) -> None:
+        """Follows the line's speed and the device's quickness: up at once, down slowly."""
+        if load_bytes >= _LARGE_BYTES:
+            seen = taken_s / load_bytes
+            self._byte_s = max(seen, 0.9 * self._byte_s + 0.1 * seen)
+        else:
+            self._latency_s = max(taken_s, 0.9 * self._latency_s + 0.1 * taken_s)
 
     def _lost(self, item: _Request, again: Callable[[_Request], None]) -> None:
         self.statistics.repeated += 1

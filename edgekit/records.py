@@ -209,6 +209,8 @@ class Firmware:
     artifact_folder: Path
     #: other files made from the ELF, by format ("bin", "hex", "uf2"), beside it
     images: dict[str, Path] = field(default_factory=dict)
+    #: multiply-accumulates of one inference, as the model's file asks for them
+    model_macs: int = 0
 
 
 @dataclass(frozen=True)

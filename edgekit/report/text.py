@@ -85,7 +85,7 @@ def _print_steps(measurement: Measurement) -> None:
             [
                 step.index,
                 step.kind,
-                step.name,
+                short_name(step.name),
                 step.macs,
                 step.instructions,
                 step.cycles,
@@ -100,6 +100,12 @@ def _print_steps(measurement: Measurement) -> None:
         [[row[i] for i in shown] for row in rows],
         title=f"steps ({measurement.kind})",
     )
+
+
+def short_name(name: str, most: int = 40) -> str:
+    """The first of the names that converters join with ';', its end where it is long."""
+    first = name.split(";")[0]
+    return first if len(first) <= most else "…" + first[-(most - 1) :]
 
 
 def _weight(steps: tuple[StepMeasurement, ...]) -> list[float | None]:
@@ -146,6 +152,10 @@ def tail(measurement: Measurement) -> Iterator[str]:
         count = f"{check.compared} input{'s' if check.compared != 1 else ''}"
         steps = f", and so is every one of {len(measurement.steps)} steps" * bool(measurement.steps)
         yield f"outputs       equal to {check.reference}'s for {count}{steps}"
+    elif check is not None and check.match is False:
+        from edgekit.bench import mismatch_text
+
+        yield f"outputs       DIFFER: {mismatch_text(measurement)}"
     elif check is not None and check.match is None:
         yield "outputs       not compared: no model beside the firmware (--model FILE.tflite)"
     for note in measurement.notes:

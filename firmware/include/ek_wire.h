@@ -120,6 +120,7 @@ typedef struct {
     uint32_t stopped_at;   /* index + 1 of the step after which the arena was left; 0: none */
     /* receiving */
     uint32_t rx_count;
+    uint32_t rx_crc;
     uint32_t rx_block;
     uint32_t rx_zero;
     uint32_t rx_drop;
@@ -127,7 +128,8 @@ typedef struct {
     uint32_t tx_crc;
     uint32_t tx_count;
     uint8_t tx_block[254];
-    uint8_t rx[EK_WIRE_FRAME];
+    /* aligned, so that what it carries is copied in words */
+    uint8_t rx[EK_WIRE_FRAME] __attribute__((aligned(4)));
 } ek_wire_t;
 
 void ek_wire_init(ek_wire_t *wire, const ek_wire_config_t *config);

@@ -5,19 +5,29 @@
 
 /* ---- CRC-32, four bits at a time: 64 bytes of table instead of 1,024 ---- */
 
+static const uint32_t crc_table[16] = {
+    0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u,
+    0x4db26158u, 0x5005713cu, 0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu,
+    0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu};
+
+/* Inverted CRC of nothing, and of anything with its own CRC behind it. */
+#define CRC_START 0xFFFFFFFFu
+#define CRC_WHOLE 0xDEBB20E3u
+
+/* One byte more, on the inverted CRC. */
+static inline uint32_t crc_step(uint32_t crc, uint8_t byte)
+{
+    crc ^= byte;
+    crc = (crc >> 4) ^ crc_table[crc & 15u];
+    return (crc >> 4) ^ crc_table[crc & 15u];
+}
+
 uint32_t ek_crc32(uint32_t crc, const void *bytes, uint32_t nbytes)
 {
-    static const uint32_t table[16] = {
-        0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u,
-        0x4db26158u, 0x5005713cu, 0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu,
-        0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu};
     const uint8_t *p = bytes;
     crc = ~crc;
-    while (nbytes-- > 0) {
-        crc ^= *p++;
-        crc = (crc >> 4) ^ table[crc & 15u];
-        crc = (crc >> 4) ^ table[crc & 15u];
-    }
+    while (nbytes-- > 0)
+        crc = crc_step(crc, *p++);
     return ~crc;
 }
 
@@ -49,10 +59,12 @@ static void send_stuffed(ek_wire_t *w, uint8_t byte)
 
 static void put(ek_wire_t *w, const void *bytes, uint32_t nbytes)
 {
+    /* byte by byte: a pass over everything first would leave the receiver alone for too long */
     const uint8_t *p = bytes;
-    w->tx_crc = ek_crc32(w->tx_crc, p, nbytes);
-    for (uint32_t i = 0; i < nbytes; i++)
+    for (uint32_t i = 0; i < nbytes; i++) {
+        w->tx_crc = crc_step(w->tx_crc, p[i]);
         send_stuffed(w, p[i]);
+    }
 }
 
 static void put8(ek_wire_t *w, uint32_t value)
@@ -76,7 +88,7 @@ static void put32(ek_wire_t *w, uint32_t value)
 /* Opens the answer to the request in rx. The header echoes sequence number and session. */
 static void begin(ek_wire_t *w, uint32_t status)
 {
-    w->tx_crc = 0;
+    w->tx_crc = CRC_START;
     w->tx_count = 0;
     w->config->send(0); /* ends whatever noise went before */
     put8(w, EK_WIRE_VERSION);
@@ -87,7 +99,7 @@ static void begin(ek_wire_t *w, uint32_t status)
 
 static void end(ek_wire_t *w)
 {
-    uint32_t crc = w->tx_crc;
+    uint32_t crc = ~w->tx_crc;
     for (int i = 0; i < 4; i++)
         send_stuffed(w, (uint8_t)(crc >> (8 * i)));
     send_block(w);
@@ -385,7 +397,7 @@ static void handle(ek_wire_t *w)
     uint32_t n = w->rx_count - EK_WIRE_HEADER - EK_WIRE_CRC;
     uint32_t type = w->rx[1];
     const uint8_t *p = w->rx + EK_WIRE_HEADER;
-    if (ek_crc32(0, w->rx, w->rx_count - EK_WIRE_CRC) != get32(w->rx + w->rx_count - EK_WIRE_CRC))
+    if (w->rx_crc != CRC_WHOLE)
         return; /* damaged: silence, the host sends it again */
     if (type & EK_WIRE_RESPONSE)
         return; /* an echo of our own, or another device: answering could go on for ever */
@@ -440,10 +452,13 @@ static void handle(ek_wire_t *w)
 
 static void keep(ek_wire_t *w, uint8_t byte)
 {
-    if (w->rx_count == EK_WIRE_FRAME)
+    if (w->rx_count == EK_WIRE_FRAME) {
         w->rx_drop = 1;
-    else
-        w->rx[w->rx_count++] = byte;
+        return;
+    }
+    /* the CRC goes along, so that a long frame is done when its last byte is */
+    w->rx_crc = crc_step(w->rx_crc, byte);
+    w->rx[w->rx_count++] = byte;
 }
 
 void ek_wire_receive(ek_wire_t *w, uint8_t byte)
@@ -452,6 +467,7 @@ void ek_wire_receive(ek_wire_t *w, uint8_t byte)
         if (!w->rx_drop && w->rx_block == 0 && w->rx_count >= EK_WIRE_HEADER + EK_WIRE_CRC)
             handle(w);
         w->rx_count = 0;
+        w->rx_crc = CRC_START;
         w->rx_block = 0;
         w->rx_zero = 0;
         w->rx_drop = 0;
@@ -474,4 +490,5 @@ void ek_wire_init(ek_wire_t *w, const ek_wire_config_t *config)
 {
     memset(w, 0, sizeof *w);
     w->config = config;
+    w->rx_crc = CRC_START;
 }
