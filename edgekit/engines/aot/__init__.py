@@ -110,13 +110,19 @@ def decide(model: Model, target: Target | None, options: Options | None = None) 
     Raises:
         ModelError: the model holds what the engine does not take.
     """
-    from edgekit.engines.aot import memory, passes, select
+    from edgekit.engines.aot import memory, passes, select, trade
     from edgekit.engines.aot.ir import program_of
 
     chosen = options or Options()
     _check_graph(model)
     program = passes.run(program_of(model), debug_steps=chosen.debug_steps)
-    kernels = select.choose(program, target, goal=chosen.optimize, forced=chosen.kernels)
+    kernels, alternatives = select.choose(
+        program, target, goal=chosen.optimize, forced=chosen.kernels
+    )
+    if not chosen.debug_steps:
+        kernels = trade.balance(
+            program, kernels, alternatives, goal=chosen.optimize, keep_input=chosen.keep_input
+        )
     return memory.arrange(
         program, kernels, keep_input=chosen.keep_input, overlap=not chosen.debug_steps
     )

@@ -17,6 +17,7 @@ from typing import Any
 from edgekit import __version__
 from edgekit.engines.aot.lowering import (
     CTYPE_BYTES,
+    CTYPE_DTYPES,
     CTYPES,
     Argument,
     Data,
@@ -396,7 +397,7 @@ class _Emitter:
         """The name of a table in flash; tables of equal content are the same one."""
         import numpy as np
 
-        values = np.ascontiguousarray(table.values).reshape(-1)
+        values = np.ascontiguousarray(table.values, CTYPE_DTYPES[table.ctype]).reshape(-1)
         key = (f"{table.ctype}/{table.align_bytes}", values.tobytes())
         if key not in self.tables:
             name = f"{self.prefix}_s{step}_{table.name}"

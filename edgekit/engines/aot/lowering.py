@@ -34,6 +34,11 @@ CTYPE_BYTES: Mapping[str, int] = {
     "int64_t": 8, "uint64_t": 8, "float": 4,
 }  # fmt: skip
 
+#: Array type of a table's values by C type.
+CTYPE_DTYPES: Mapping[str, str] = {
+    ctype: "float32" if ctype == "float" else ctype.removesuffix("_t") for ctype in CTYPE_BYTES
+}
+
 
 class Unsupported(Exception):
     """The engine cannot run this node exactly; the text is the reason, without the place."""

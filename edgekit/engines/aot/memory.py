@@ -44,14 +44,7 @@ def arrange(
         keep_input: the model's inputs outlive the inference.
         overlap: make use of the kernels' permissions; without it all live buffers lie apart.
     """
-    buffers = _buffers(program, kernels, keep_input)
-    problem = planner.Problem(
-        items=tuple(
-            planner.Item(b.nbytes, b.first, b.last, align)
-            for b, align in zip(buffers, _alignments(program, kernels, buffers), strict=True)
-        ),
-        permissions=_permissions(program, kernels, buffers) if overlap else (),
-    )
+    buffers, problem = problem_of(program, kernels, keep_input=keep_input, overlap=overlap)
     solution = planner.solve(problem)
     placed = tuple(
         replace(b, offset=offset) for b, offset in zip(buffers, solution.offsets, strict=True)
@@ -84,6 +77,21 @@ def arrange(
     )
     align = max((item.align for item in problem.items), default=_WORD)
     return Layout(program, final, result, offsets, tuple(scratch), align)
+
+
+def problem_of(
+    program: Program, kernels: Sequence[Kernel], *, keep_input: bool, overlap: bool
+) -> tuple[list[Buffer], planner.Problem]:
+    """The buffers (their offsets still 0) and what the planner must know of them."""
+    buffers = _buffers(program, kernels, keep_input)
+    problem = planner.Problem(
+        items=tuple(
+            planner.Item(b.nbytes, b.first, b.last, align)
+            for b, align in zip(buffers, _alignments(program, kernels, buffers), strict=True)
+        ),
+        permissions=_permissions(program, kernels, buffers) if overlap else (),
+    )
+    return buffers, problem
 
 
 def _activation(program: Program, index: int) -> bool:

@@ -54,8 +54,10 @@ def choose(
     *,
     goal: str = "speed",
     forced: Collection[str] = (),
-) -> tuple[Kernel, ...]:
-    """A kernel per step. Layouts agree: a reader takes what the step before it leaves.
+) -> tuple[tuple[Kernel, ...], tuple[tuple[Kernel, ...], ...]]:
+    """A kernel per step, and per step all that could take its place.
+
+    Layouts agree: a reader takes what the step before it leaves.
 
     Args:
         program: after all passes.
@@ -68,6 +70,7 @@ def choose(
     """
     layouts: dict[int, str] = {}
     chosen = []
+    alternatives = []
     for step in program.steps:
         try:
             found = candidates(program, step, target)
@@ -81,7 +84,15 @@ def choose(
         for tensor in step.outputs:
             layouts[program.home(tensor)] = kernel.output_layout
         chosen.append(kernel)
-    return tuple(chosen)
+        alternatives.append(
+            tuple(
+                other
+                for other in preferred
+                if other.output_layout == kernel.output_layout
+                and other.input_layouts == kernel.input_layouts
+            )
+        )
+    return tuple(chosen), tuple(alternatives)
 
 
 def _agrees(
