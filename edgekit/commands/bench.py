@@ -19,10 +19,15 @@ from edgekit import console
     help="The .tflite file to compare with; default: the one beside the firmware.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Inputs (.npz or .npy).")
-@click.option("--inputs", type=click.IntRange(1), help="How many inputs to compare; default 1.")
+@click.option(
+    "--inputs", type=click.IntRange(1), help="How many inputs to compare; default 1, host 4."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
-@click.option("--runs", type=click.IntRange(1), help="Timed runs; default 20, simulated 2.")
-@click.option("--warmups", type=click.IntRange(0), default=1, show_default=True)
+@click.option(
+    "--runs", type=click.IntRange(1), help="Timed runs; default 20, simulated 2, host 50."
+)
+@click.option("--warmups", type=click.IntRange(0), help="Runs before them; default 1, host 5.")
+@click.option("--threads", type=click.IntRange(1), help="Host: threads of LiteRT's second run.")
 @console.json_option
 def command(
     subject: Path,
@@ -33,7 +38,8 @@ def command(
     inputs: int | None,
     seed: int,
     runs: int | None,
-    warmups: int,
+    warmups: int | None,
+    threads: int | None,
     as_json: bool,
 ) -> None:
     """Measures MODEL_OR_FIRMWARE: a folder that build wrote, or with --target host a model.
@@ -52,7 +58,18 @@ def command(
             raise click.UsageError(
                 f"a model runs on the host; for {target}: edgekit run {subject} --target {target}"
             )
-        _bench_host(subject, runs, warmups, as_json)
+        from edgekit.commands import _bench_host
+
+        _bench_host.run(
+            subject,
+            data=data,
+            inputs=inputs,
+            seed=seed,
+            runs=runs,
+            warmups=warmups,
+            threads=threads,
+            as_json=as_json,
+        )
         return
     from edgekit.bench import bench_firmware, find_model, load_examples, random_examples
     from edgekit.build import load_firmware
@@ -80,41 +97,8 @@ def command(
             port,
             model=read_model(path) if path is not None else None,
             examples=examples,
-            warmups=warmups,
+            warmups=1 if warmups is None else warmups,
             runs=runs,
             progress=advance,
         )
     finish(measurement, as_json=as_json)
-
-
-def _bench_host(path: Path, runs: int | None, warmups: int, as_json: bool) -> None:
-    """The host's half: the model in every runtime that is installed here."""
-    from edgekit.bench_host import bench_host
-    from edgekit.graph.reader import read_model
-    from edgekit.records import to_json
-
-    model = read_model(path)
-    with console.progress(f"measuring {model.name} on this computer") as advance:
-        result = bench_host(model, runs=runs or 50, warmups=warmups, on_runtime=advance)
-    if as_json:
-        summary = {"name": model.name, "sha256": model.sha256}
-        console.emit_json("bench-host", {"model": summary, "kind": "measured", **to_json(result)})
-        return
-    rows: list[list[object]] = []
-    for run in result.results:
-        p50, p95 = run.percentile_us(0.5), run.percentile_us(0.95)
-        remark = run.missing or f"outputs {run.digest}"
-        rows.append([run.title, run.threads, p50, p95, run.arena_bytes, run.equal, remark])
-    console.print_table(
-        [
-            "runtime",
-            ("threads", "right"),
-            ("p50 us", "right"),
-            ("p95 us", "right"),
-            ("arena", "right"),
-            f"equals {result.reference}",
-            "",
-        ],
-        rows,
-        title=f"{model.name} on this computer (measured, {result.runs} runs)",
-    )

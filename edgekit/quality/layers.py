@@ -103,7 +103,7 @@ def layer_errors(
     statistics = [_Statistics(model.tensors[mine], mine, other) for _, mine, other in pairs]
     mine_indices = [s.mine for s in statistics]
     other_indices = [s.other for s in statistics]
-    with _open(model) as integer, _open(reference) as floating:
+    with _open(model, "litert-ref") as integer, _open(reference, "litert") as floating:
         for sample in inputs:
             integer.invoke(*sample)
             floating.invoke(*_as_reference(sample, model, reference))
@@ -344,12 +344,12 @@ def _outlier(spans: Reals) -> tuple[int, float, float] | None:
     return (channel, times, typical) if times > _OUTLIER_RATIO else None
 
 
-def _open(model: Model) -> Any:
-    """TFLM if it takes the model (nothing else to install), else TensorFlow Lite."""
+def _open(model: Model, otherwise: str) -> Any:
+    """TFLM if it takes the model (nothing else to install), else the other runtime."""
     try:
         return open_runner("tflm", model.raw, keep_tensors=True)
     except ModelError:
-        return open_runner("litert-ref", model.raw, keep_tensors=True)
+        return open_runner(otherwise, model.raw, keep_tensors=True)
 
 
 def _check_ports(model: Model, reference: Model) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from edgekit.graph import Model, Tensor
 
 SEED = 0x12345678
-RECIPE = f"xorshift32(13, 17, 5), seed {SEED:#x}, top byte of each state"
+
+
+def recipe(seed: int = SEED) -> str:
+    """The synthetic input in words."""
+    return f"xorshift32 (13, 17, 5), seed {seed:#x}, top byte of each state"
 
 
 def xorshift_bytes(count: int, state: int = SEED) -> tuple[bytes, int]:
@@ -33,7 +37,7 @@ def xorshift_bytes(count: int, state: int = SEED) -> tuple[bytes, int]:
     return bytes(produced), state
 
 
-def synthetic_inputs(model: Model, sets: int = 1) -> list[list[NDArray[Any]]]:
+def synthetic_inputs(model: Model, sets: int = 1, seed: int = SEED) -> list[list[NDArray[Any]]]:
     """``sets`` times all inputs of a model, from one sequence.
 
     Integers of 8 and 16 bits take the bytes as they are (little-endian); wider integers take
@@ -42,8 +46,11 @@ def synthetic_inputs(model: Model, sets: int = 1) -> list[list[NDArray[Any]]]:
 
     Raises:
         ModelError: an input's type has no synthetic values (strings, resources).
+        UsageError: the seed is none (0, or more than 32 bits).
     """
-    state = SEED
+    if not 0 < seed < 1 << 32:
+        raise UsageError(f"the seed of synthetic inputs must be 1 to {(1 << 32) - 1}, not {seed}")
+    state = seed
     result = []
     for _ in range(sets):
         arrays = []

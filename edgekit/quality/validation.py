@@ -13,7 +13,7 @@ from edgekit.quality.agreement import Agreement, compare_runtimes
 from edgekit.quality.dataset import Dataset, InputMode, read_dataset
 from edgekit.quality.layers import LayerErrors, layer_errors, read_reference
 from edgekit.quality.metrics import METRICS, Accuracy, Metric, accuracy
-from edgekit.quality.synthetic import RECIPE, synthetic_inputs
+from edgekit.quality.synthetic import recipe, synthetic_inputs
 from edgekit.runtimes import open_runner
 from edgekit.runtimes.litert import installed
 
@@ -94,7 +94,7 @@ def validate(model: Model, request: Request, progress: Progress) -> Validation:
         source = f"{len(inputs)} of {dataset.source}"
     else:
         inputs = synthetic_inputs(model, min(request.samples, 4))
-        source = f"{len(inputs)} synthetic ({RECIPE})"
+        source = f"{len(inputs)} synthetic ({recipe()})"
     measured, title = None, None
     if metric is not None and dataset is not None:
         measured, title = _measure(model, dataset, metric, request.runtime, progress)
@@ -178,7 +178,7 @@ def _measure_reference(
         return _measure(reference, reals, metric, "tflm", progress)[0]
     except ModelError:
         # TFLM lacks float kernels of some operators, and hybrid ones.
-        return _measure(reference, reals, metric, "litert-ref", progress)[0]
+        return _measure(reference, reals, metric, "litert", progress)[0]
 
 
 def _agreement(

@@ -41,7 +41,7 @@ class LitertRunner:
         kernels: ``reference`` (BUILTIN_REF, the slow and exact ones) or ``default`` (what
             applications get: XNNPACK where it takes an operator, optimised kernels elsewhere).
         threads: threads of the default kernels.
-        keep_tensors: keep every tensor for :meth:`tensor`.
+        keep_tensors: keep every tensor for :meth:`tensor`; without XNNPACK, which keeps none.
 
     Raises:
         MissingDependency: no package with an interpreter is installed.
@@ -60,9 +60,12 @@ class LitertRunner:
         self._model = read_model(bytes(model_bytes))
         self._keep_tensors = keep_tensors
         resolver = module.OpResolverType
-        label = (
-            "reference kernels" if kernels == "reference" else f"default kernels, {threads} thr."
-        )
+        if kernels == "reference":
+            chosen, label = resolver.BUILTIN_REF, "reference kernels"
+        else:
+            # XNNPACK keeps no tensors between its operators.
+            chosen = resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_tensors else resolver.AUTO
+            label = f"default kernels, {threads} thread{'s' if threads > 1 else ''}"
         self.title = f"{self.package} {version} {label}"
         with captured_stderr() as printed, warnings.catch_warnings():
             # tf.lite.Interpreter announces its removal in TensorFlow 2.20.
@@ -71,9 +74,7 @@ class LitertRunner:
                 self._interpreter = module.Interpreter(
                     model_content=bytes(model_bytes),
                     num_threads=threads,
-                    experimental_op_resolver_type=(
-                        resolver.BUILTIN_REF if kernels == "reference" else resolver.AUTO
-                    ),
+                    experimental_op_resolver_type=chosen,
                     experimental_preserve_all_tensors=keep_tensors,
                 )
                 self._interpreter.allocate_tensors()
