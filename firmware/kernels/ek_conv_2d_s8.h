@@ -51,11 +51,11 @@ EK_KERNEL void ek_gather_s8(
  */
 EK_KERNEL void ek_conv_2d_s8(
     const int8_t *input, const int8_t *weights, const int32_t *bias, const int32_t *multipliers,
-    const int8_t *shifts, int8_t *scratch, int32_t batches, int32_t in_h, int32_t in_w,
-    int32_t in_c, int32_t out_h, int32_t out_w, int32_t out_c, int32_t groups, int32_t window_h,
-    int32_t window_w, int32_t stride_h, int32_t stride_w, int32_t dilation_h, int32_t dilation_w,
-    int32_t pad_top, int32_t pad_left, int32_t mode, int32_t input_zero, int32_t output_zero,
-    int32_t low, int32_t high, int8_t *output
+    const int8_t *shifts, int8_t *scratch, int32_t in_h, int32_t in_w, int32_t in_c,
+    int32_t out_h, int32_t out_w, int32_t out_c, int32_t pad_top, int32_t pad_left,
+    int32_t batches, int32_t groups, int32_t window_h, int32_t window_w, int32_t stride_h,
+    int32_t stride_w, int32_t dilation_h, int32_t dilation_w, int32_t mode, int32_t input_zero,
+    int32_t output_zero, int32_t low, int32_t high, int8_t *output
 ) {
     const int32_t depth = window_h * window_w * in_c;
     const int32_t pitch = groups * in_c;

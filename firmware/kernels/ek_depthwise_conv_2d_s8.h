@@ -17,24 +17,34 @@ EK_KERNEL void ek_depthwise_block_s8(
     int8_t *out
 ) {
     int32_t s0 = bias, s1 = bias, s2 = bias, s3 = bias;
-    for (int32_t ky = 0; ky < window_h; ++ky) {
+#define EK_ROW                                               \
+    EK_UNROLL                                                \
+    for (int32_t kx = 0; kx < window_w; ++kx) {              \
+        const int32_t w = weights[kx];                       \
+        s0 += x[kx * dilation_w] * w;                        \
+        if (block > 1) {                                     \
+            s1 += x[kx * dilation_w + step] * w;             \
+        }                                                    \
+        if (block > 2) {                                     \
+            s2 += x[kx * dilation_w + 2 * step] * w;         \
+        }                                                    \
+        if (block > 3) {                                     \
+            s3 += x[kx * dilation_w + 3 * step] * w;         \
+        }                                                    \
+    }                                                        \
+    weights += window_w;                                     \
+    x += pitch;
+    if (window_h * window_w <= 9) {
         EK_UNROLL
-        for (int32_t kx = 0; kx < window_w; ++kx) {
-            const int32_t w = weights[kx];
-            s0 += x[kx * dilation_w] * w;
-            if (block > 1) {
-                s1 += x[kx * dilation_w + step] * w;
-            }
-            if (block > 2) {
-                s2 += x[kx * dilation_w + 2 * step] * w;
-            }
-            if (block > 3) {
-                s3 += x[kx * dilation_w + 3 * step] * w;
-            }
+        for (int32_t ky = 0; ky < window_h; ++ky) {
+            EK_ROW
         }
-        weights += window_w;
-        x += pitch;
+    } else {
+        for (int32_t ky = 0; ky < window_h; ++ky) {
+            EK_ROW
+        }
     }
+#undef EK_ROW
     out[0] = ek_output_s8(s0, multiplier, shift, mode, zero, low, high);
     if (block > 1) {
         out[out_step] = ek_output_s8(s1, multiplier, shift, mode, zero, low, high);
@@ -47,25 +57,26 @@ EK_KERNEL void ek_depthwise_block_s8(
     }
 }
 
-/* output[y][x][c * depth_multiplier + m] = sum over the window of input channel c * weights,
+/* output[b][y][x][c * depth_multiplier + m] = sum over the window of input channel c * weights,
  * plus bias, requantised
  *
- * input:   in_h x in_w x in_c
+ * input:   batches x in_h x in_w x in_c
  * weights: (in_c * depth_multiplier) x window_h x window_w
  * bias, multipliers, shifts: one per output channel, as for ek_conv_2d_s8
  * scratch: plane_h * plane_w bytes, with plane = (out - 1) * stride + (window - 1) * dilation + 1
- * output:  out_h x out_w x (in_c * depth_multiplier); with depth_multiplier 1 it may overlap the
- *          input at a distance that is a multiple of in_c
+ * output:  batches x out_h x out_w x (in_c * depth_multiplier); with one batch and
+ *          depth_multiplier 1 it may overlap the input at a distance that is a multiple of in_c
  * columns: 1: blocks run down the columns, 0: along the rows
  * block:   outputs per block, 1 to 4 and at most the length of a line
  */
 EK_KERNEL void ek_depthwise_conv_2d_s8(
     const int8_t *input, const int8_t *weights, const int32_t *bias, const int32_t *multipliers,
     const int8_t *shifts, int8_t *scratch, int32_t in_h, int32_t in_w, int32_t in_c,
-    int32_t depth_multiplier, int32_t out_h, int32_t out_w, int32_t window_h, int32_t window_w,
-    int32_t stride_h, int32_t stride_w, int32_t dilation_h, int32_t dilation_w, int32_t pad_top,
-    int32_t pad_left, int32_t columns, int32_t block, int32_t mode, int32_t input_zero,
-    int32_t output_zero, int32_t low, int32_t high, int8_t *output
+    int32_t out_h, int32_t out_w, int32_t pad_top, int32_t pad_left, int32_t batches,
+    int32_t depth_multiplier, int32_t window_h, int32_t window_w, int32_t stride_h,
+    int32_t stride_w, int32_t dilation_h, int32_t dilation_w, int32_t columns, int32_t block,
+    int32_t mode, int32_t input_zero, int32_t output_zero, int32_t low, int32_t high,
+    int8_t *output
 ) {
     const int32_t plane_h = (out_h - 1) * stride_h + (window_h - 1) * dilation_h + 1;
     const int32_t plane_w = (out_w - 1) * stride_w + (window_w - 1) * dilation_w + 1;
@@ -80,8 +91,9 @@ EK_KERNEL void ek_depthwise_conv_2d_s8(
     const int32_t step = columns ? row_step : stride_w;
     const int32_t out_step = columns ? row_out : out_c;
     ek_fill(scratch, input_zero, plane_h * plane_w);
-    for (int32_t c = 0; c < in_c; ++c) {
-        const int8_t *from = input + c;
+    for (int32_t plane = 0; plane < batches * in_c; ++plane) {
+        const int32_t batch = plane / in_c, c = plane - batch * in_c;
+        const int8_t *from = input + batch * in_h * in_w * in_c + c;
         int8_t *to = scratch + pad_top * plane_w + pad_left;
         for (int32_t y = 0; y < copy_h; ++y) {
             const int8_t *pixel = from;
@@ -94,15 +106,17 @@ EK_KERNEL void ek_depthwise_conv_2d_s8(
             to += plane_w;
         }
         for (int32_t m = 0; m < depth_multiplier; ++m) {
-            const int32_t bias_c = *bias++, multiplier = *multipliers++, shift = *shifts++;
+            const int32_t channel = c * depth_multiplier + m;
+            const int32_t multiplier = multipliers[channel], shift = shifts[channel];
             const int8_t *line_x = scratch;
-            int8_t *line = output++;
+            int8_t *line = output + batch * out_h * row_out + channel;
             for (int32_t i = 0; i < lines; ++i) {
                 /* The last block of a line goes back over outputs that are there already. */
                 for (int32_t at = 0; at < length; at += block) {
                     const int32_t start = at + block > length ? length - block : at;
                     ek_depthwise_block_s8(
-                        line_x + start * step, weights, bias_c, multiplier, shift, window_h,
+                        line_x + start * step, weights + channel * window_h * window_w,
+                        bias[channel], multiplier, shift, window_h,
                         window_w, plane_w * dilation_h, dilation_w, step, block, mode, output_zero,
                         low, high, out_step, line + start * out_step
                     );
@@ -110,7 +124,6 @@ EK_KERNEL void ek_depthwise_conv_2d_s8(
                 line_x += line_step;
                 line += line_out;
             }
-            weights += window_h * window_w;
         }
     }
 }

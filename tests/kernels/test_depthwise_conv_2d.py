@@ -44,7 +44,8 @@ def depthwise(
     spread = float(np.abs(weights).sum(axis=(0, 1, 2)).mean()) * 60 * in_scale * np.mean(scales)
     factor = 2e-4 if rng.random() < 0.1 else 1.0
     b = TfliteBuilder()
-    shape = (1, h, w, in_c)
+    batches = choices(rng, 1, 1, 1, 2)
+    shape = (batches, h, w, in_c)
     x = b.tensor(shape, scale=in_scale, zero_point=zero_point(rng))
     operands = [x, b.constant(weights, scale=scales, zero_point=0, axis=3)]
     if rng.random() < 0.8:
@@ -52,7 +53,9 @@ def depthwise(
         bias = rng.integers(-reach, reach, out_c).astype(np.int32)
         operands.append(b.constant(bias, scale=[in_scale * s for s in scales]))
     y = b.tensor(
-        (1, oh, ow, out_c), scale=output_scale(rng, spread) * factor, zero_point=zero_point(rng)
+        (batches, oh, ow, out_c),
+        scale=output_scale(rng, spread) * factor,
+        zero_point=zero_point(rng),
     )
     act = choices(rng, *ACTIVATIONS)
     b.op(

@@ -20,7 +20,7 @@ from edgekit.engines.aot.lowering import (
     padding,
     sliding_shift,
 )
-from edgekit.engines.aot.ops._sums import effective_scales, pair, per_channel, sums
+from edgekit.engines.aot.ops._sums import effective_scales, geometry, pair, per_channel, sums
 
 if TYPE_CHECKING:
     from edgekit.targets import Target
@@ -54,12 +54,14 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         )  # fmt: skip
         overlaps = (Overlap(max_shift=shift),)
     pixels = batches * out_h * out_w
-    geometry = {
-        "batches": batches, "in_h": in_h, "in_w": in_w, "in_c": depth_c,
-        "out_h": out_h, "out_w": out_w, "out_c": out_c, "groups": groups,
-        "window_h": window_h, "window_w": window_w, "stride_h": stride[0], "stride_w": stride[1],
+    shape = {
+        "in_h": in_h, "in_w": in_w, "in_c": depth_c, "out_h": out_h, "out_w": out_w,
+        "out_c": out_c, "pad_top": pad[0], "pad_left": pad[1],
+    }  # fmt: skip
+    form = {
+        "batches": batches, "groups": groups, "window_h": window_h, "window_w": window_w,
+        "stride_h": stride[0], "stride_w": stride[1],
         "dilation_h": dilation[0], "dilation_w": dilation[1],
-        "pad_top": pad[0], "pad_left": pad[1],
     }  # fmt: skip
     return (
         *(dsp.conv_2d(node, scales) if batches == 1 and groups == 1 else ()),
@@ -74,7 +76,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Data("multipliers"),
                 Data("shifts"),
                 Scratch(),
-                *(Literal(name, value) for name, value in geometry.items()),
+                *geometry(shape, form, macs(node)),
                 result.mode_literal,
                 Literal("input_zero", input_.zero_point, soft=True),
                 *result.output_literals,

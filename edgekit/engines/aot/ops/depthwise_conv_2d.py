@@ -21,7 +21,14 @@ from edgekit.engines.aot.lowering import (
     check_dtype,
     padding,
 )
-from edgekit.engines.aot.ops._sums import effective_scales, pair, per_channel, sums
+from edgekit.engines.aot.ops._sums import (
+    SMALL_MACS,
+    effective_scales,
+    geometry,
+    pair,
+    per_channel,
+    sums,
+)
 
 if TYPE_CHECKING:
     from edgekit.targets import Target
@@ -37,8 +44,6 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     if weights.quantization is not None and any(weights.quantization.zero_points):
         raise Unsupported("its weights have a zero point")
     batches, in_h, in_w, in_c = input_.shape
-    if batches != 1:
-        raise Unsupported(f"its batch is {batches}")
     _, window_h, window_w, out_c = weights.shape
     _, out_h, out_w, _ = output.shape
     if in_c == 0 or out_c % in_c:
@@ -52,17 +57,19 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     result = sums(node, rows, bias, scales)
     plane_h = (out_h - 1) * stride[0] + (window_h - 1) * dilation[0] + 1
     plane_w = (out_w - 1) * stride[1] + (window_w - 1) * dilation[1] + 1
-    columns, block = _blocks(out_h, out_w)
-    outputs = out_h * out_w if not columns else out_w * out_h
-    geometry = {
-        "in_h": in_h, "in_w": in_w, "in_c": in_c, "depth_multiplier": multiplier,
-        "out_h": out_h, "out_w": out_w,
+    # Along the rows only one distance depends on the shape, which may come at run time.
+    columns, block = _blocks(out_h, out_w, rows_only=macs(node) <= SMALL_MACS)
+    shape = {
+        "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
+        "pad_top": pad[0], "pad_left": pad[1],
+    }  # fmt: skip
+    form = {
+        "batches": batches, "depth_multiplier": multiplier,
         "window_h": window_h, "window_w": window_w, "stride_h": stride[0], "stride_w": stride[1],
-        "dilation_h": dilation[0], "dilation_w": dilation[1],
-        "pad_top": pad[0], "pad_left": pad[1], "columns": columns, "block": block,
+        "dilation_h": dilation[0], "dilation_w": dilation[1], "columns": columns, "block": block,
     }  # fmt: skip
     return (
-        *dsp.depthwise_conv_2d(node, scales),
+        *(dsp.depthwise_conv_2d(node, scales) if batches == 1 else ()),
         Kernel(
             function="ek_depthwise_conv_2d_s8",
             header="ek_depthwise_conv_2d_s8.h",
@@ -73,7 +80,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Data("multipliers"),
                 Data("shifts"),
                 Scratch(),
-                *(Literal(name, value) for name, value in geometry.items()),
+                *geometry(shape, form, macs(node)),
                 result.mode_literal,
                 Literal("input_zero", input_.zero_point, soft=True),
                 *result.output_literals,
@@ -84,17 +91,22 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
             scratch_align=1,
             # A channel's bytes are all read before its outputs are written, and they lie at
             # the same remainder modulo the channels when the distance is a multiple of them.
-            overlaps=(Overlap(multiple=in_c),) if multiplier == 1 else (),
-            cost=outputs * out_c * (2.6 * window_h * window_w + 25)
-            + plane_h * plane_w * in_c * 2.5,
+            overlaps=(Overlap(multiple=in_c),) if multiplier == batches == 1 else (),
+            cost=batches
+            * (
+                out_h * out_w * out_c * (2.4 * window_h * window_w + 18)
+                + plane_h * plane_w * in_c * 2.5
+            ),
         ),
     )
 
 
-def _blocks(height: int, width: int) -> tuple[int, int]:
+def _blocks(height: int, width: int, *, rows_only: bool) -> tuple[int, int]:
     """Direction (1: columns) and size of the blocks with the least work for their loads."""
     best: tuple[float, int, int] | None = None
     for columns, (length, lines) in enumerate(((width, height), (height, width))):
+        if columns and rows_only:
+            break
         for block in range(1, min(4, length) + 1):
             count = -(-length // block) * lines
             # Per tap: one weight for the block, then a load and a product for each output;

@@ -1,0 +1,94 @@
+"""Kernels of single cores equal TFLM byte for byte, on the simulated core."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cortexm import check_on_core
+from kernel_harness import Case
+from random_models import choices, inputs, make, output_scale, scale
+from test_conv_2d import conv
+from test_depthwise_conv_2d import depthwise
+from test_fully_connected import fully_connected
+from tflite_builder import TfliteBuilder
+
+CORES = ("cortex-m4", "cortex-m0plus")
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed"
+)
+
+
+def relu_conv(rng: np.random.Generator, *, kind: str) -> Case:
+    """A convolution as converters make them: ReLU, zero point -128, scales per channel."""
+    window = (3, 3) if kind == "DEPTHWISE_CONV_2D" else choices(rng, (1, 1), (3, 3), (5, 2))
+    stride = choices(rng, 1, 2)
+    h, w = int(rng.integers(3, 20)), int(rng.integers(3, 14))
+    in_c = int(rng.integers(1, 37))
+    depthwise = kind == "DEPTHWISE_CONV_2D"
+    out_c = in_c if depthwise else int(rng.integers(1, 20))
+    shape = (1, *window, out_c) if depthwise else (out_c, *window, in_c)
+    spread = float(choices(rng, 12, 30, 50))
+    weights = np.clip(rng.normal(0, spread, shape).round(), -127, 127).astype(np.int8)
+    b = TfliteBuilder()
+    x = b.tensor((1, h, w, in_c), scale=0.02, zero_point=int(rng.integers(-128, 128)))
+    scales = [scale(rng, 2e-3, 2e-2) for _ in range(out_c)]
+    axis = 3 if depthwise else 0
+    bias = rng.integers(-2000, 2000, out_c).astype(np.int32)
+    operands = [
+        x,
+        b.constant(weights, scale=scales, zero_point=0, axis=axis),
+        b.constant(bias, scale=[0.02 * s for s in scales]),
+    ]
+    taps = weights.size / out_c
+    reach = spread * np.sqrt(taps) * 70 * 0.02 * 0.007
+    relu = bool(rng.random() < 0.7)
+    out = (1, -(-h // stride), -(-w // stride), out_c)
+    y = b.tensor(
+        out,
+        scale=output_scale(rng, reach),
+        zero_point=-128 if relu else int(rng.integers(-100, 100)),
+    )
+    multiplier = {"depth_multiplier": 1} if depthwise else {}
+    b.op(
+        kind, operands, [y], padding="SAME", stride_h=stride, stride_w=stride,
+        fused_activation_function="RELU" if relu else "NONE", **multiplier,
+    )  # fmt: skip
+    note = f"{kind} {(h, w, in_c)} {window}/{stride} -> {out} {'RELU' if relu else ''}"
+    return Case(b.build([x], [y]), inputs(rng, (1, h, w, in_c)), note)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_as_converted(core: str, seed: int, sample: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    count = 30 * sample
+    cases = make(count, lambda: relu_conv(rng, kind="CONV_2D"))
+    cases += make(count, lambda: relu_conv(rng, kind="DEPTHWISE_CONV_2D"))
+    cases += make(count, lambda: fully_connected(rng))
+    counts = check_on_core(cases, core, tmp_path)
+    print(counts)
+    assert len(counts) >= 3
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_any(core: str, seed: int, sample: float, tmp_path: Path) -> None:
+    """Parameters that no converter makes: extreme scales, zero points, activations, dilation."""
+    rng = np.random.default_rng(seed + 1)
+    count = 30 * sample
+    cases = make(count, lambda: conv(rng))
+    cases += make(count, lambda: depthwise(rng, window=(3, 3), square_stride=True))
+    cases += make(count, lambda: fully_connected(rng))
+    print(check_on_core(cases, core, tmp_path))
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_zig(core: str, seed: int, tmp_path: Path) -> None:
+    """The same from clang, which must not disturb the assembly."""
+    rng = np.random.default_rng(seed + 2)
+    cases = make(6, lambda: relu_conv(rng, kind="CONV_2D"))
+    cases += make(6, lambda: relu_conv(rng, kind="DEPTHWISE_CONV_2D"))
+    cases += make(6, lambda: fully_connected(rng))
+    print(check_on_core(cases, core, tmp_path, compiler="zig"))
