@@ -83,7 +83,7 @@ def keras3() -> Any:
 
 
 def _module(name: str, package: str) -> Any:
-    if name in sys.modules:
+    if sys.modules.get(name) is not None:
         return sys.modules[name]
     try:
         with captured_output(), warnings.catch_warnings():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENTRY = "edgekit"
 _STANDARD_ENTRY = "TFLITE_METADATA"
+_IDENTIFIER = b"M001"
 _LABELS_FILE = "labels.txt"
 #: A label file larger than this is none.
 _MAX_FILE_BYTES = 16 << 20
@@ -105,7 +106,7 @@ def read_metadata(model: Model) -> ModelMetadata | None:
     from edgekit.graph.reader import _follow, _Malformed, _Table
 
     content = model.metadata.get(_STANDARD_ENTRY)
-    if not content or content[4:8] != b"M001":
+    if not content or content[4:8] != _IDENTIFIER:
         return None
     files = _archive(model.raw)
     try:
@@ -259,7 +260,7 @@ def write_metadata(model: bytes, description: Description, model_name: str) -> b
     graph = read_model(model)
     if description.labels:
         _check_labels(description.labels, graph)
-    content = _standard_metadata(model, graph, description, model_name)
+    content = _standard_metadata(graph, description, model_name)
     described = repack(model, entries={_STANDARD_ENTRY: content})
     if not description.labels:
         return described
@@ -289,19 +290,14 @@ def _with_archive(model: bytes, files: Mapping[str, str]) -> bytes:
     return stream.getvalue()
 
 
-def _standard_metadata(
-    raw: bytes, model: Model, description: Description, model_name: str
-) -> bytes:
-    """The ``TFLITE_METADATA`` buffer, checked against the model by tflite-support."""
+def _standard_metadata(model: Model, description: Description, model_name: str) -> bytes:
+    """The ``TFLITE_METADATA`` buffer."""
     import flatbuffers
 
-    from edgekit.convert import frameworks
-
-    frameworks.tensorflow()  # tflite-support imports it, and it must be imported quietly
     try:
-        with frameworks.captured_output():
-            from tensorflow_lite_support.metadata import metadata_schema_py_generated as schema
-            from tensorflow_lite_support.metadata.python import metadata as support
+        # Not its module `metadata.python.metadata`: that one imports TensorFlow to open files.
+        from tensorflow_lite_support.metadata import metadata_schema_py_generated as schema
+        from tensorflow_lite_support.metadata.cc.python import _pywrap_metadata_version
     except ModuleNotFoundError:
         raise missing_extra("tflite-support", "convert", "writing metadata") from None
     texts = description.texts
@@ -335,15 +331,15 @@ def _standard_metadata(
         file.type = schema.AssociatedFileType.TENSOR_AXIS_LABELS
         graph.outputTensorMetadata[0].associatedFiles = [file]
     tree.subgraphMetadata = [graph]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(tree.Pack(builder), support.MetadataPopulator.METADATA_FILE_IDENTIFIER)
-    populator = support.MetadataPopulator.with_model_buffer(bytearray(raw))
-    populator.load_metadata_buffer(bytes(builder.Output()))
-    if description.labels:
-        populator.load_associated_file_buffers({_LABELS_FILE: b""})
-    populator.populate()
-    buffer = support.get_metadata_buffer(populator.get_model_buffer())
-    return bytes(buffer)
+
+    def packed() -> bytes:
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(tree.Pack(builder), _IDENTIFIER)
+        return bytes(builder.Output())
+
+    # Readers refuse metadata that need a newer parser than theirs.
+    tree.minParserVersion = _pywrap_metadata_version.GetMinimumMetadataParserVersion(packed())
+    return packed()
 
 
 def _tensor_tree(schema: Any, name: str, text: str) -> Any:

@@ -165,7 +165,7 @@ def from_float(
         warnings.append(few)
     quality = None
     if for_quality is not None:
-        progress(f"comparing float and integer outputs on {len(for_quality)} samples")
+        progress(f"comparing with the float model on {len(for_quality)} samples")
         quality = _quality(model, read_model(content), for_quality, data)
         warnings.extend(w for w in for_quality.warnings if w not in warnings)
     stated = {"kind": calibrated, "samples": count}
@@ -201,9 +201,13 @@ def _samples(request: Request, model: FloatModel) -> tuple[Samples | None, Sampl
         return None, None, ""
     elif given.kind == "random":
         for_quality, data = given, "random values"
+    elif not quantize.needs_calibration(request.quantize):
+        for_quality, data = given, "given samples"
     else:
         given, rest = calibration.split(given, request.calibration_samples)
         for_quality, data = (given, "calibration data") if rest is None else (rest, "held out")
+    if not quantize.needs_calibration(request.quantize):
+        given = None
     if most == 0:
         return given, None, ""
     return given, for_quality.take(calibration.spaced(len(for_quality), most)), data
