@@ -151,7 +151,10 @@ class Board:
         self._reset_wanted = False
         self._stop_wanted = False
         self._output_checked = False
-        self._waiting_for_interrupt = False
+        #: goes up whenever a peripheral's setting changes: what was computed may be stale
+        self.settings = 0
+        self._hz = 0.0
+        self._hz_computed = -1
 
         self._uc: Any = self._unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
         self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
@@ -305,7 +308,10 @@ class Board:
 
     def cpu_hz(self) -> float:
         """The CPU's clock, from the registers of the clock tree."""
-        return self._clock()
+        if self._hz_computed != self.settings:
+            self._hz = self._clock()
+            self._hz_computed = self.settings
+        return self._hz
 
     def skip(self, cycles: int) -> None:
         """Lets time pass in which the CPU executes nothing."""
@@ -358,7 +364,8 @@ class Board:
 
     def _mmio_write(self, uc: Any, offset: int, nbytes: int, value: int, base: Any) -> None:
         try:
-            self.bus.write(base + offset, nbytes, value)
+            if self.bus.write(base + offset, nbytes, value):
+                self.settings += 1
         except BoardFault as error:
             self._stop_with(str(error))
 
@@ -406,10 +413,11 @@ class Board:
         self.bus.add(self.system)
         family = assemble(self)
         self._clock = family.cpu_hz
+        self.settings += 1
         self._interrupt = None
         self._reset_wanted = False
         self._output_checked = False
-        self.counter.jumped()
+        self.counter.forget()
         self.counter.deadline = NEVER
         self.allow_fpu(False)
         for number in range(13):

@@ -250,6 +250,15 @@ void ek_jumped(ek_counter_t *c)
     c->previous = NULL;
 }
 
+/* Python calls it at a reset: whatever was under way is not any more. */
+void ek_forget(ek_counter_t *c)
+{
+    c->previous = NULL;
+    c->frame_count = 0;
+    c->bucket = 0;
+    c->return_address = 1u;
+}
+
 /* A block was left before its end, at `address`: what was not executed is taken back. */
 void ek_cut(ek_counter_t *c, uint32_t instructions, uint64_t cost)
 {

@@ -174,6 +174,7 @@ class Counter(Protocol):
 
     def install(self, uc: Any, flash: Iterable[tuple[int, int]], reads: bool) -> None: ...
     def jumped(self) -> None: ...
+    def forget(self) -> None: ...
     def cut(self, instructions: int, cost: int) -> None: ...
     def blocks(self, bucket: int) -> list[BlockCount]: ...
     def reads(self, bucket: int) -> Reads: ...
@@ -250,7 +251,7 @@ class NativeCounter:
         self._lib = lib = ctypes.CDLL(str(path))
         lib.ek_new.restype = ctypes.POINTER(_Counter)
         lib.ek_sizes.restype = ctypes.c_size_t
-        for name in ("ek_free", "ek_jumped"):
+        for name in ("ek_free", "ek_jumped", "ek_forget"):
             getattr(lib, name).argtypes = [ctypes.POINTER(_Counter)]
         lib.ek_cut.argtypes = [ctypes.POINTER(_Counter), ctypes.c_uint32, ctypes.c_uint64]
         if (lib.ek_sizes(0), lib.ek_sizes(1)) != (ctypes.sizeof(_Counter), ctypes.sizeof(_Block)):
@@ -317,7 +318,12 @@ class NativeCounter:
             raise error
 
     def jumped(self) -> None:
+        """The program counter was changed from outside: no branch was taken."""
         self._lib.ek_jumped(self._pointer)
+
+    def forget(self) -> None:
+        """A reset: an inference that was under way is dropped."""
+        self._lib.ek_forget(self._pointer)
 
     def cut(self, instructions: int, cost: int) -> None:
         self._lib.ek_cut(self._pointer, instructions, cost)
@@ -516,7 +522,14 @@ class PythonCounter:
                     del ways_used[ways:]
 
     def jumped(self) -> None:
+        """The program counter was changed from outside: no branch was taken."""
         self._previous = None
+
+    def forget(self) -> None:
+        """A reset: an inference that was under way is dropped."""
+        self._previous = None
+        self._frames.clear()
+        self._bucket, self._return_address = 0, 1
 
     def cut(self, instructions: int, cost: int) -> None:
         self.instructions -= instructions

@@ -14,8 +14,12 @@ class BoardFault(Exception):
 class Device:
     """A block of registers. ``read`` and ``write`` see whole words at word offsets.
 
+    ``data_offsets`` names the registers through which data passes.
+
     A plain Device keeps what is written, which is enough for registers without behaviour.
     """
+
+    data_offsets: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -88,7 +92,12 @@ class Bus:
         value = device.read(offset & ~3) >> 8 * (offset & 3)
         return value & ((1 << 8 * nbytes) - 1)
 
-    def write(self, address: int, nbytes: int, value: int) -> None:
+    def write(self, address: int, nbytes: int, value: int) -> bool:
+        """Writes; whether that changed a setting (data through a register does not).
+
+        Raises:
+            BoardFault: there is no peripheral, or it has no clock.
+        """
         device = self._working(address, f"write of {nbytes} bytes at {address:#010x}")
         offset = address - device.base
         if nbytes < 4:
@@ -96,3 +105,4 @@ class Bus:
             mask = ((1 << 8 * nbytes) - 1) << shift
             value = device.peek(offset & ~3) & ~mask | value << shift & mask
         device.write(offset & ~3, value & _WORD)
+        return offset & ~3 not in device.data_offsets

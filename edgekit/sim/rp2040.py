@@ -57,7 +57,7 @@ class AtomicBus(Bus):
     def read(self, address: int, nbytes: int) -> int:
         return super().read(self._split(address)[0], nbytes)
 
-    def write(self, address: int, nbytes: int, value: int) -> None:
+    def write(self, address: int, nbytes: int, value: int) -> bool:
         address, kind = self._split(address)
         if nbytes < 4 and 0x40000000 <= address < 0x60000000:
             # narrow writes are repeated over the word (2.1.4)
@@ -68,7 +68,7 @@ class AtomicBus(Bus):
             device = self._working(address, f"write at {address:#010x}")
             before = device.peek(address - device.base)
             value = {1: before ^ value, 2: before | value, 3: before & ~value}[kind]
-        super().write(address, nbytes, value & 0xFFFFFFFF)
+        return super().write(address, nbytes, value & 0xFFFFFFFF)
 
 
 class _Resets(Device):

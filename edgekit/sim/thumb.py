@@ -168,7 +168,7 @@ def decode(encoding: bytes, conditional: bool = False) -> Instruction:
     if it_length:
         return Instruction(
             2, f"it {first & 0xFF:#04x}", (("it", 1),), "it",
-            frozenset({"flags"}), frozenset(), 0, it_length, False, None,
+            frozenset(), frozenset(), 0, it_length, False, None,
         )  # fmt: skip
     second = int.from_bytes(encoding[2:4], "little") if len(encoding) == 4 else 0
     # Coprocessors 10 and 11 are the FPU; 0xEF and 0xFF in the first byte are MVE's vectors.
@@ -304,11 +304,6 @@ def decode(encoding: bytes, conditional: bool = False) -> Instruction:
         if "pc" in {_register(insn, number) for number in writes_ids}:
             features.append(("ret_or_indirect", 1))
             kind = "branch"
-    # A conditional instruction needs the flags, and 16-bit arithmetic then leaves them alone.
-    if conditional:
-        reads.add("flags")
-        if len(encoding) == 2 and name not in ("cmp", "cmn", "tst"):
-            writes.discard("flags")
     features.append(("n32" if len(encoding) == 4 else "n16", 1))
     return Instruction(
         len(encoding), f"{insn.mnemonic} {insn.op_str}".strip(), tuple(features), kind,
@@ -317,8 +312,9 @@ def decode(encoding: bytes, conditional: bool = False) -> Instruction:
 
 
 def _register(insn: Any, number: int) -> str:
+    """A register's name; flags are left out: the features are about results in registers."""
     name = str(insn.reg_name(number) or "")
-    return "flags" if name in ("apsr", "cpsr", "apsr_nzcv", "fpscr_nzcv", "itstate") else name
+    return "" if name in ("apsr", "cpsr", "apsr_nzcv", "fpscr_nzcv", "itstate") else name
 
 
 def _listed(encoding: bytes, first: int, second: int) -> int:
@@ -401,8 +397,9 @@ def analyse(code: bytes, address: int) -> Block:
 def _dual_issue_cycles(instructions: list[Instruction]) -> int:
     """Cycles of a block on a two-wide in-order machine with unit latencies.
 
-    Two neighbours go together unless the second needs what the first makes, or both need the
-    same one of the units multiply, store, DSP, floating point, branch.
+    Two neighbours go together unless the second needs a register that the first makes, or both
+    need the same one of the units multiply, store, DSP, floating point, branch. Flags do not
+    keep a branch from going with the comparison before it.
     """
     index = cycles = 0
     while index < len(instructions):

@@ -63,15 +63,23 @@ class Wire:
         self._sent_until = 0
         self._outgoing = bytearray()
         self._polls = 0
+        self._computed = -1
+        self._time: int | None = None
         self._flushing = threading.Lock()
 
     def _byte_time(self) -> int | None:
         """Thousandths of a CPU cycle that ten bits take."""
-        rate = self._rate()
-        return round(10 * MILLI * self.board.cpu_hz() / rate) if rate else None
+        if self._computed != self.board.settings:
+            rate = self._rate()
+            self._computed = self.board.settings
+            self._time = round(10 * MILLI * self.board.cpu_hz() / rate) if rate else None
+        return self._time
 
     def _garbled(self, byte: int) -> int:
-        rate = self._rate() or 0.0
+        byte_time = self._byte_time()
+        if not byte_time:
+            return byte
+        rate = 10 * MILLI * self.board.cpu_hz() / byte_time
         error = rate / self.line_baud - 1
         if abs(error) <= BAUD_TOLERANCE:
             return byte
@@ -155,8 +163,9 @@ class Wire:
         self._polls += 1
         if self._polls <= _IDLE_POLLS:
             return False
-        if self.outstanding() > 0:
-            self.board.skip_to(min([self._sent_until, *[t for t, _ in self._incoming][:1]]))
+        if self._sent_until > now:
+            first = self._incoming[0][0] if self._incoming else self._sent_until
+            self.board.skip_to(min(self._sent_until, first))
         elif self._incoming:
             self.board.skip_to(self._incoming[0][0])
         else:
@@ -188,6 +197,7 @@ class StmUart(Device):
     CR1, CR2, CR3, BRR, RQR, ISR, ICR, RDR, TDR, PRESC = (
         0x00, 0x04, 0x08, 0x0C, 0x18, 0x1C, 0x20, 0x24, 0x28, 0x2C,
     )  # fmt: skip
+    data_offsets = frozenset({TDR})
     _UE, _RE, _TE, _OVER8, _FIFOEN = 1 << 0, 1 << 2, 1 << 3, 1 << 15, 1 << 29
     _PRESCALERS = (1, 2, 4, 6, 8, 10, 12, 16, 32, 64, 128, 256)
 
@@ -278,6 +288,7 @@ class Pl011(Device):
     """The RP2040's UART."""
 
     DR, FR, IBRD, FBRD, LCR_H, CR, ICR = 0x00, 0x18, 0x24, 0x28, 0x2C, 0x30, 0x44
+    data_offsets = frozenset({DR})
 
     def __init__(
         self,
@@ -341,6 +352,7 @@ class CmsdkUart(Device):
     """The UART of Arm's Cortex-M System Design Kit, in MPS2 and MPS3 images."""
 
     DATA, STATE, CTRL, INTSTATUS, BAUDDIV = 0x00, 0x04, 0x08, 0x0C, 0x10
+    data_offsets = frozenset({DATA})
 
     def __init__(
         self, name: str, base: int, board: Board, hz: float, line: Line, line_baud: int
