@@ -1,8 +1,17 @@
-/* Operators that only move bytes: CONCATENATION, PAD, STRIDED_SLICE. */
+/* Operators that only move bytes: CONCATENATION, PAD, STRIDED_SLICE, and RESHAPE where a copy is
+ * wanted.
+ */
 #ifndef EK_MOVE_H
 #define EK_MOVE_H
 
 #include "ek_math.h"
+
+/* The same bytes in another place; the output may be the input or start below it. */
+EK_KERNEL void ek_reshape(const void *input, int32_t nbytes, void *output) {
+    if (input != output) {
+        ek_copy((int8_t *)output, (const int8_t *)input, nbytes);
+    }
+}
 
 /* Copies `outer` runs of nbytes, which are `pitch` bytes apart in the output. */
 EK_KERNEL void ek_concatenation_part(

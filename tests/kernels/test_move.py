@@ -99,3 +99,29 @@ def test_pad(seed: int, sample: float, tmp_path: Path, kind: str, sanitize: bool
 def test_strided_slice(seed: int, sample: float, tmp_path: Path, sanitize: bool) -> None:
     rng = np.random.default_rng(seed)
     check_cases(make(60 * sample, lambda: strided_slice(rng)), tmp_path, sanitize=sanitize)
+
+
+def reshape(rng: np.random.Generator, kind: str) -> Case:
+    shape = [1, *(int(d) for d in rng.integers(1, 6, 3))]
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    x = b.tensor(shape, scale=s, zero_point=z)
+    operands = [x]
+    options: dict[str, object] = {}
+    if kind == "RESHAPE":
+        out = [shape[3], shape[1] * shape[2]]
+        operands.append(b.constant(np.array(out, np.int32)))
+    elif kind == "SQUEEZE":
+        out, options = shape[1:], {"squeeze_dims": [0]}
+    else:
+        out = [1, *shape]
+        operands.append(b.constant(np.array([0], np.int32)))
+    y = b.tensor(out, scale=s, zero_point=z)
+    b.op(kind, operands, [y], **options)
+    return Case(b.build([x], [y]), inputs(rng, shape, runs=1), f"{kind} {shape} {out}")
+
+
+@pytest.mark.parametrize("kind", ["RESHAPE", "SQUEEZE", "EXPAND_DIMS"])
+def test_reshape(seed: int, tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    check_cases(make(6, lambda: reshape(rng, kind)), tmp_path, sanitize=True)
