@@ -162,7 +162,8 @@ def test_quantize_input_rounds_and_saturates(tmp_path: Path, model: Model, targe
     make(model, target, tmp_path / "out")
     (tmp_path / "main.cpp").write_text(
         '#include <cstdio>\n#include <cmath>\n#include "dense_net_1.h"\n'
-        "#include <initializer_list>\nint main() { for (float v : {0.0f, 0.24f, 0.25f, -0.25f, -0.26f, 1e9f, -1e9f, NAN})\n"
+        "#include <initializer_list>\n"
+        "int main() { for (float v : {0.0f, 0.24f, 0.25f, -0.25f, -0.26f, 1e9f, -1e9f, NAN})\n"
         '  std::printf("%d ", dense_net_1::quantize_input(v)); }\n'
     )
     source, program = tmp_path / "out", tmp_path / "program"

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from edgekit.graph.reader import shown
+
 if TYPE_CHECKING:
     from edgekit.graph import Graph, Model, Op
 
@@ -152,6 +154,22 @@ _NO_UINT8 = (
     "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED",
     "LOGISTIC", "MAX_POOL_2D", "MUL", "SOFTMAX", "SUB", "TANH",
 )  # fmt: skip
+#: Operators whose tensors are looked into here: least number of inputs, and the least rank of
+#: data, weights and output.
+_FORMS: Mapping[str, tuple[int, int]] = {
+    "AVERAGE_POOL_2D": (1, 4),
+    "CONV_2D": (2, 4),
+    "DEPTHWISE_CONV_2D": (2, 4),
+    "FULLY_CONNECTED": (2, 1),
+    "MAX_POOL_2D": (1, 4),
+    "MEAN": (2, 0),
+    "REDUCE_MAX": (2, 0),
+    "REDUCE_MIN": (2, 0),
+    "SOFTMAX": (1, 1),
+    "SUM": (2, 0),
+    "TRANSPOSE_CONV": (3, 1),
+}
+_STRIDED = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
@@ -184,15 +202,15 @@ def registration(model: Model, kind: str) -> str:
 
 
 def _all_int8(graph: Graph, op: Op) -> bool:
-    used = [op.inputs[0], op.inputs[1], op.outputs[0]]
-    return all(graph.tensors[i].dtype == "int8" for i in used)
+    used = [*op.inputs[:2], *op.outputs[:1]]
+    return len(used) == 3 and all(i >= 0 and graph.tensors[i].dtype == "int8" for i in used)
 
 
 def place(model: Model, graph: Graph, op: Op) -> str:
     """Where an operator is, for messages: ``op 3 CONV_2D 'name of its output'``."""
-    name = graph.tensors[op.outputs[0]].name if op.outputs else ""
-    inside = "" if graph is model.main else f" of graph '{graph.name}'"
-    return f"op {op.index} {op.kind} '{name}'{inside}"
+    name = shown(graph.tensors[op.outputs[0]].name) if op.outputs else ""
+    inside = "" if graph is model.main else f" of graph '{shown(graph.name)}'"
+    return f"op {op.index} {shown(op.kind)} '{name}'{inside}"
 
 
 def refusals(model: Model) -> list[tuple[str, str]]:
@@ -209,19 +227,31 @@ def refusals(model: Model) -> list[tuple[str, str]]:
 def _refusal(graph: Graph, op: Op) -> str | None:
     if resolver_name(op.kind) is None:
         if op.kind.startswith("CUSTOM:"):
-            return f"TFLM has no custom operator '{op.kind.removeprefix('CUSTOM:')}'"
+            return f"TFLM has no custom operator '{shown(op.kind.removeprefix('CUSTOM:'))}'"
         return f"TFLM has no operator {op.kind}"
     tensors = [graph.tensors[i] for i in (*op.inputs, *op.outputs) if i >= 0]
     dynamic = [t for t in tensors if any(size < 0 for size in t.shape)]
     if dynamic:
-        return f"the shape {list(dynamic[0].shape)} of '{dynamic[0].name}' is not fixed"
+        return f"the shape {list(dynamic[0].shape)} of '{shown(dynamic[0].name)}' is not fixed"
+    least, rank = _FORMS.get(op.kind, (0, 0))
+    used = op.inputs[:least]
+    if len(used) < least or not op.outputs or min((*used, *op.outputs)) < 0:
+        return f"{op.kind} lacks an input or an output"
+    ranks = [len(graph.tensors[i].shape) for i in (*used, op.outputs[0])]
+    if min(ranks) < rank:
+        return f"{op.kind} has a tensor of {min(ranks)} dimensions instead of {rank}"
+    if op.kind in _STRIDED and not {"stride_h", "dilation_h_factor", "padding"} <= set(op.options):
+        return f"{op.kind} lacks its options"
+    if op.kind == "DEPTHWISE_CONV_2D" and not graph.tensors[op.inputs[0]].shape[-1]:
+        return f"{op.kind} has an input without channels"
     if not tensors:
         return None
     first = tensors[0]
     if op.kind in _NO_UINT8 and first.dtype == "uint8":
         return f"TFLM's {op.kind} does not take uint8 (convert the model to int8)"
-    if op.kind in _WEIGHTED and len(op.inputs) > 1:
-        data = graph.tensors[op.inputs[2 if op.kind == "TRANSPOSE_CONV" else 0]]
+    data_input = 2 if op.kind == "TRANSPOSE_CONV" else 0
+    if op.kind in _WEIGHTED and len(op.inputs) > max(data_input, 1) and min(op.inputs[:2]) >= 0:
+        data = graph.tensors[op.inputs[data_input]]
         weights = graph.tensors[op.inputs[1]]
         if data.dtype == "float32" and weights.dtype != "float32":
             return f"TFLM's {op.kind} does not take {weights.dtype} weights with float32 data"

@@ -12,6 +12,7 @@ from edgekit.engines.tflm import operators
 from edgekit.engines.tflm.arena import ArenaEstimate
 from edgekit.engines.tflm.kernels import Kernels
 from edgekit.errors import ModelError, UsageError
+from edgekit.graph.reader import shown
 
 if TYPE_CHECKING:
     import jinja2
@@ -245,7 +246,7 @@ def _views(role: str, tensors: tuple[Tensor, ...]) -> list[_View]:
 def _view(role: str, position: int, suffix: str, tensor: Tensor) -> _View:
     if tensor.dtype not in _TYPES:
         raise ModelError(
-            f"C++ has no type for the {role} '{tensor.name}': {tensor.dtype}",
+            f"C++ has no type for the {role} '{shown(tensor.name)}': {tensor.dtype}",
             f"{role} {position}",
             f"a model whose {role} is one of {', '.join(_TYPES)}",
         )
@@ -254,7 +255,9 @@ def _view(role: str, position: int, suffix: str, tensor: Tensor) -> _View:
     if tensor.quantization is not None and not tensor.quantization.per_channel:
         scale, zero_point = tensor.quantization.scale, tensor.quantization.zero_point
     if not math.isfinite(scale):
-        raise ModelError(f"the {role} '{tensor.name}' has the scale {scale}", f"{role} {position}")
+        raise ModelError(
+            f"the {role} '{shown(tensor.name)}' has the scale {scale}", f"{role} {position}"
+        )
     literal = f"{scale:.9g}"
     literal += "f" if any(c in literal for c in ".e") else ".0f"
     return _View(
