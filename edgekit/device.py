@@ -40,9 +40,11 @@ class Patience:
     first_latency_s: float = 0.15
     least_timeout_s: float = 0.02
     #: after losses the wait grows to at most so many times what is expected
-    most_backoff: int = 8
+    most_backoff: int = 4
     #: nothing valid came from the device for this long: it is gone
     silence_s: float = 10.0
+    #: bytes come, but nothing valid: a bad line gets more chances
+    noise_s: float = 40.0
     #: an inference may run this long without a sign of life
     run_s: float = 300.0
     #: a started run is asked about at these intervals
@@ -80,8 +82,15 @@ class _Request:
 class Device:
     """A device that speaks the protocol. Use as a context manager, or close it."""
 
-    def __init__(self, link: Link, *, patience: Patience | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        patience: Patience | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.link = link
+        self._clock = clock
         self.patience = patience or Patience()
         self.statistics = Statistics()
         self._decoder = wire.Decoder()
@@ -94,7 +103,7 @@ class Device:
         self._byte_s = 10 / float(getattr(link, "baud", _BAUD))
         self._chunk = 0
         self._lucky = 0
-        self._heard_at = time.monotonic()
+        self._heard_at = clock()
 
     def __enter__(self) -> Device:
         return self
@@ -305,8 +314,9 @@ class Device:
         """
         flying: deque[_Request] = deque()
         done: list[_Request] = []
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         backoff = 1
+        damaged = self._decoder.damaged
         while True:
             while len(flying) < max(1, window):
                 item = following()
@@ -316,7 +326,7 @@ class Device:
                 flying.append(item)
             if not flying:
                 return done
-            now = time.monotonic()
+            now = self._clock()
             item = flying[0]
             limit = self.patience.poll_s if item.accepted else backoff * self._expected_s(item)
             data = self.link.read(65536, max(0.0, min(item.sent_at + limit - now, limit)))
@@ -330,9 +340,13 @@ class Device:
                 flying.popleft()
                 done.append(answered)
                 self._won()
-            now = time.monotonic()
+            now = self._clock()
             if flying and now - flying[0].sent_at >= limit and flying[0] is item:
-                silence = self.patience.run_s if item.accepted else self.patience.silence_s
+                silence = self.patience.silence_s
+                if item.accepted:
+                    silence = self.patience.run_s
+                elif self._decoder.damaged > damaged:
+                    silence = self.patience.noise_s
                 if now - self._heard_at > silence:
                     raise self._silent(silence)
                 if item.accepted:
@@ -351,7 +365,7 @@ class Device:
     def _send(self, item: _Request, flying: Iterable[_Request]) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFF
         item.sequences.append(self._sequence)
-        item.sent_at = time.monotonic()
+        item.sent_at = self._clock()
         data = wire.encode(Frame(item.type, self._sequence, self._session, item.payload))
         self.statistics.sent_frames += 1
         self.statistics.sent_bytes += len(data)
@@ -379,7 +393,7 @@ class Device:
             )
         if frame.session != self._session:
             return None
-        self._heard_at = time.monotonic()
+        self._heard_at = self._clock()
         if status == Status.BAD_SESSION:
             raise SessionLost("the device was reset, or another host took it", self.link.name)
         if status == Status.BUSY:

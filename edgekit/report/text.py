@@ -43,6 +43,8 @@ def head(measurement: Measurement) -> Iterator[str]:
         )
         label = f"{measurement.kind}{_error(measurement)}{per_mac}"
         yield f"cycles        {measurement.cycles:,}  ({label})"
+        if measurement.cycles_basis is not None and measurement.kind != "measured":
+            yield f"              {measurement.cycles_basis}"
     if measurement.instructions is not None:
         yield f"instructions  {measurement.instructions:,}  ({measurement.kind}, exact)"
         if measurement.cycles is None:
@@ -52,10 +54,7 @@ def head(measurement: Measurement) -> Iterator[str]:
 def _error(measurement: Measurement) -> str:
     if measurement.kind == "measured" or measurement.cycles_error is None:
         return ""
-    text = f" ±{100 * measurement.cycles_error:.1f} %"
-    if measurement.cycles_basis == "core":
-        text += ", memory constants of the core, not of this board"
-    return text
+    return f" ±{100 * measurement.cycles_error:.1f} %"
 
 
 def _us(value: float) -> str:
