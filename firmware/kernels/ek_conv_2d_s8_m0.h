@@ -59,7 +59,7 @@ ek_conv_2d_any_s8_m0(const int8_t *in, const uint8_t *weights, const int32_t *re
     ek_m0_job_t job;
     job.end = columns + 4 * depth;
     job.skip = (uint32_t)-depth & 7u;
-    job.weights = weights - job.skip;
+    job.weights = weights;
     job.stride = out_c;
     job.depth = depth;
     job.shift = shift;

@@ -16,7 +16,7 @@
 typedef struct {
     const int32_t *columns;  /* [depth][4] */
     const int32_t *end;      /* columns + 4 * depth */
-    const uint8_t *weights;  /* [channels][depth], less skip */
+    const uint8_t *weights;  /* [channels][depth] */
     const int32_t *requant;  /* linear: [channels][5]; raw: [channels] biases */
     void *out;               /* linear: int8; raw: int32 [channels][4] */
     int32_t channels;
@@ -63,6 +63,8 @@ typedef struct {
             "adds r7, #1\n" \
             "str r7, [sp]\n" \
             "ldr r6, [r0, #8]\n" \
+            "ldr r7, [r0, #28]\n" \
+            "subs r6, r6, r7\n" \
             "1:\n" /* one output channel */ \
             "mov r7, r14\n" \
             "ldr r5, [r7, #12]\n" \

@@ -29,18 +29,12 @@ COMPILERS = {
     ],
 }  # fmt: skip
 
-#: clang replaces loops by calls of these
-LIBRARY = """
-typedef __SIZE_TYPE__ size_t;
-void *memcpy(void *to, const void *from, size_t n) {
-    for (size_t i = 0; i < n; i++) { ((volatile char *)to)[i] = ((const char *)from)[i]; }
-    return to;
-}
-void *memset(void *to, int value, size_t n) {
-    for (size_t i = 0; i < n; i++) { ((volatile char *)to)[i] = (char)value; }
-    return to;
-}
-"""
+LINKER_SCRIPT = (
+    "SECTIONS { . = 0x08000000; .text : { KEEP(*(.text*)) *(.rodata*) } /DISCARD/ : { *(.ARM.*) } }"
+)
+
+#: What clang calls for loops that copy and for 64-bit products on a core without them.
+LIBRARY = sorted((FIRMWARE / "runtime" / "libc").glob("*.c"))
 
 
 def check_on_core(
@@ -101,13 +95,13 @@ def _build(jobs: Sequence[tuple[Case, Kernel]], core: str, compiler: str, folder
         text.append(f"    (void)scratch;\n    {kernel.function}({arguments});\n}}\n")
     source, elf = folder / "kernels.c", folder / "kernels.elf"
     source.write_text("".join(text))
-    library = folder / "library.c"
-    library.write_text(LIBRARY)
-    libgcc = ["-lgcc"] if compiler == "gcc" else []
+    script = folder / "flash.ld"
+    script.write_text(LINKER_SCRIPT)
+    libgcc = ["-nostdlib", "-lgcc"] if compiler == "gcc" else []
+    folders = [f"-I{FIRMWARE}/{name}" for name in ("include", "kernels", "runtime/libc")]
     subprocess.run(
-        [*COMPILERS[compiler](core), *WARNINGS, "-O2", "-ffreestanding", "-nostdlib",
-         f"-I{FIRMWARE}/include", f"-I{FIRMWARE}/kernels", f"-Wl,-Ttext={FLASH:#x}", "-Wl,-e,call0",
-         "-fno-builtin", str(source), str(library), *libgcc, "-o", str(elf)],
+        [*COMPILERS[compiler](core), *WARNINGS, "-O2", "-ffreestanding", *folders,
+         f"-Wl,-T,{script}", "-Wl,-e,call0", "-fno-builtin", str(source), *map(str, LIBRARY), *libgcc, "-o", str(elf)],
         check=True,
     )  # fmt: skip
     return elf
