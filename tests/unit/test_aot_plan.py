@@ -100,6 +100,35 @@ def _in_order(problem: Problem, order: tuple[int, ...]) -> int:
     return max(at + problem.items[j].nbytes for j, at in placed.items())
 
 
+@st.composite
+def small_problems(draw: st.DrawFn) -> Problem:
+    """Up to four small buffers in a few steps, with every kind of permission."""
+    spans = st.tuples(st.integers(0, 2), st.integers(0, 2)).map(sorted)
+    chosen = [Item(draw(st.integers(1, 4)), *draw(spans)) for _ in range(draw(st.integers(2, 4)))]
+    permissions = []
+    for a, b in itertools.permutations(range(len(chosen)), 2):
+        if chosen[a].first == chosen[b].last and not (a > b and chosen[a].last == chosen[b].first):
+            low = draw(st.sampled_from([None, None, -2, 0, 1]))
+            high = draw(st.sampled_from([None, -2, -1, 0, 1]))
+            if draw(st.booleans()):
+                low = high = 0
+            permissions.append(Permission(a, b, ((Range(low, high),),)))
+    return Problem(tuple(chosen), tuple(permissions))
+
+
+@settings(max_examples=80, deadline=None)
+@given(small_problems())
+def test_proven_plans_are_the_smallest_of_all_places(problem: Problem) -> None:
+    plan = solve(problem)
+    assert conflicts(problem, plan.offsets) == []
+    if plan.optimal:
+        smaller = itertools.product(
+            *(range(max(plan.nbytes - item.nbytes, 0)) for item in problem.items)
+        )
+        for offsets in smaller:
+            assert conflicts(problem, offsets), f"{offsets} is smaller than {plan}"
+
+
 def test_in_place_and_sliding_overlaps_are_used() -> None:
     chain = tuple(Item(100, max(i - 1, 0), i) for i in range(5))
     apart = solve(Problem(chain))

@@ -20,6 +20,9 @@ SEARCH_PLACEMENTS = 400_000
 #: Items of the largest stretch that is solved by itself.
 _LARGEST_WINDOW = 24
 
+#: In-place pairs that a proof tries together and apart, in every combination.
+_MOST_PAIRS = 8
+
 #: Items of the largest problem that the branch and bound looks at.
 _LARGEST_SEARCH = 400
 
@@ -184,11 +187,16 @@ class _Search:
             # The sign turns "mine minus theirs" into "output minus input".
             self.permission[permission.output, permission.input] = (permission, 1)
             self.permission[permission.input, permission.output] = (permission, -1)
-        self.one_sided = all(
-            (item.low is None or item.high is None) and item.step == 1
+        # What the branch and bound's argument covers: a window that is open on one side, or
+        # exactly one place.
+        self.provable = all(
+            _in_place(permission)
+            or all(
+                (window.low is None or window.high is None) and window.step == 1
+                for group in permission.groups
+                for window in group
+            )
             for permission in problem.permissions
-            for group in permission.groups
-            for item in group
         )
 
     def run(self, hints: Sequence[Sequence[int]]) -> Solution:
@@ -200,7 +208,7 @@ class _Search:
             self._windows()
         if self.best_bytes > self.bound:
             self._local()
-        if self.best_bytes > self.bound and self._branch() and self.one_sided:
+        if self.best_bytes > self.bound and self._branch():
             self.bound = self.best_bytes
         return Solution(
             offsets=tuple(self.best),
@@ -220,19 +228,23 @@ class _Search:
         peak = totals.index(max(totals))
         rest = self._orders()[0]
         for reach in range(1, len(totals)):
-            chosen = [
-                i
-                for i, item in enumerate(self.items)
-                if item.first <= peak + reach and item.last >= peak - reach
-            ]
-            if len(chosen) > _LARGEST_WINDOW or len(chosen) == len(self.items):
-                return
-            part, exhausted = self._part(chosen)
-            if exhausted and self.one_sided:
-                self.bound = max(self.bound, part.nbytes)
-            inside = sorted(chosen, key=lambda i: part.offsets[chosen.index(i)])
-            self._try([*inside, *(i for i in rest if i not in set(chosen))])
-            if self.best_bytes <= self.bound or not exhausted:
+            # Before, after, and around: the narrower two often hold the whole difficulty.
+            for start, end in ((reach, 0), (0, reach), (reach, reach)):
+                chosen = [
+                    i
+                    for i, item in enumerate(self.items)
+                    if item.first <= peak + end and item.last >= peak - start
+                ]
+                if len(chosen) > _LARGEST_WINDOW or len(chosen) == len(self.items):
+                    return
+                part, exhausted = self._part(chosen)
+                if exhausted:
+                    self.bound = max(self.bound, part.nbytes)
+                inside = sorted(chosen, key=lambda i: part.offsets[chosen.index(i)])
+                self._try([*inside, *(i for i in rest if i not in set(chosen))])
+                if self.best_bytes <= self.bound:
+                    return
+            if not exhausted:
                 return
 
     def _part(self, chosen: list[int]) -> tuple[Solution, bool]:
@@ -246,7 +258,7 @@ class _Search:
                 if p.output in place and p.input in place
             ),
         )
-        search = _Search(problem, max(self.left // 4, 1))
+        search = _Search(problem, max(self.left // 8, 1))
         for order in search._orders():
             search._try(order)
         exhausted = search.best_bytes == search.bound or search._branch()
@@ -299,7 +311,7 @@ class _Search:
         offsets: list[int | None] = [None] * len(self.items)
         top = 0
         for index in order:
-            offsets[index] = at = self._lowest(index, offsets)
+            offsets[index] = at = self._lowest((index,), offsets)
             top = max(top, at + self.items[index].nbytes)
             if top >= self.best_bytes:
                 return top
@@ -326,87 +338,143 @@ class _Search:
                         return
 
     def _branch(self) -> bool:
-        """Every order in which offsets do not descend; whether it saw them all."""
-        count = len(self.items)
-        offsets: list[int | None] = [None] * count
-        for index in range(count):
-            if not self.neighbours[index]:
-                offsets[index] = 0
-        base = max((i.nbytes for k, i in enumerate(self.items) if offsets[k] == 0), default=0)
-        open_ = [i for i in range(count) if offsets[i] is None]
+        """Tries every plan that could be smaller; whether it saw them all.
+
+        Buffers that may only share one and the same place are tried together, as one unit, and
+        apart.
+        """
+        pairs = sorted((p.output, p.input) for p in self.problem.permissions if _in_place(p))
+        whole = self.provable and len(pairs) <= _MOST_PAIRS
+        # Without a proof in sight, one search with everything apart has to do.
+        choices = 1 << len(pairs) if whole else 1
+        for choice in range(choices - 1, -1, -1):
+            joined = [pair for bit, pair in enumerate(pairs) if choice >> bit & 1]
+            units = self._units(joined)
+            if not all(self._agrees(unit) for unit in units):
+                continue  # two of a unit may not share a place with each other
+            if not self._branch_units(units):
+                return False
+            if self.best_bytes == self.bound:
+                break
+        return whole
+
+    def _agrees(self, unit: tuple[int, ...]) -> bool:
+        return all(
+            b not in self.neighbours[a] or self._fits(a, 0, b, 0)
+            for a in unit
+            for b in unit
+            if a != b
+        )
+
+    def _units(self, joined: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Groups of items that share an offset, by the pairs that do."""
+        unit = {index: [index] for index in range(len(self.items))}
+        for a, b in joined:
+            if unit[a] is not unit[b]:
+                unit[a].extend(unit[b])
+                for index in unit[b]:
+                    unit[index] = unit[a]
+        return sorted({tuple(sorted(members)) for members in unit.values()})
+
+    def _branch_units(self, units: Sequence[tuple[int, ...]]) -> bool:
+        """Every order in which the units' offsets do not descend; whether it saw them all."""
+        offsets: list[int | None] = [None] * len(self.items)
+        base = 0
+        waiting = []
+        for unit in units:
+            if any(self.neighbours[index] for index in unit):
+                waiting.append(unit)
+            else:
+                offsets[unit[0]] = 0
+                base = max(base, self.items[unit[0]].nbytes)
+        height = {unit: max(self.items[i].nbytes for i in unit) for unit in waiting}
 
         def descend(floor: int, top: int) -> bool:
-            remaining = [i for i in open_ if offsets[i] is None]
+            remaining = [unit for unit in waiting if offsets[unit[0]] is None]
             if not remaining:
                 if top < self.best_bytes:
                     self.best = [offset or 0 for offset in offsets]
                     self.best_bytes = top
                 return True
             choices = []
-            for index in remaining:
-                at = self._lowest(index, offsets, floor)
-                if at + self.items[index].nbytes >= self.best_bytes:
+            for unit in remaining:
+                at = self._lowest(unit, offsets, floor)
+                if at + height[unit] >= self.best_bytes:
                     return True  # it only gets higher: no plan below the best from here
-                choices.append((at, -self.items[index].nbytes, index))
+                choices.append((at, -height[unit], unit))
             choices.sort()
-            # Whatever goes next leaves the others above it: an item that fits wholly below
+            # Whatever goes next leaves the others above it: a unit that fits wholly below
             # every other choice's start would only waste room if it came later.
             ceiling = min(at - size for at, size, _ in choices)
-            for at, _, index in choices:
+            for at, _, unit in choices:
                 if at >= ceiling:
                     break
                 if self.left <= 0:
                     return False
-                offsets[index] = at
-                complete = descend(at, max(top, at + self.items[index].nbytes))
-                offsets[index] = None
+                for index in unit:
+                    offsets[index] = at
+                complete = descend(at, max(top, at + height[unit]))
+                for index in unit:
+                    offsets[index] = None
                 if not complete:
                     return False
                 if self.best_bytes == self.bound:
                     return True
             return True
 
-        # One level of recursion per item; problems of this size are beyond the bound anyway.
-        return count <= _LARGEST_SEARCH and descend(0, base)
+        # One level of recursion per unit; problems of this size are beyond the bound anyway.
+        return len(waiting) <= _LARGEST_SEARCH and descend(0, base)
 
-    def _lowest(self, index: int, offsets: Sequence[int | None], floor: int = 0) -> int:
+    def _lowest(self, unit: tuple[int, ...], offsets: Sequence[int | None], floor: int = 0) -> int:
         """The lowest offset, not below ``floor``, that suits everything placed so far."""
         self.left -= 1
         self.used += 1
-        item = self.items[index]
-        placed = [(j, at) for j in self.neighbours[index] if (at := offsets[j]) is not None]
+        align = max(self.items[index].align for index in unit)
         candidates = {floor}
         residues: set[tuple[int, int]] = set()
-        for other, at in placed:
-            candidates.add(at + self.items[other].nbytes)
-            permitted = self.permission.get((index, other))
-            if permitted is None:
-                continue
-            permission, sign = permitted
-            for group in permission.groups:
-                for window in group:
-                    # The lower end of the permitted window in terms of this item's offset.
-                    edge = window.low if sign == 1 else window.high
-                    if edge is not None:
-                        candidates.add(at + sign * edge)
-                    if window.step > 1:
-                        residues.add((window.step, at % window.step))
-        align = item.align
+        placed: list[tuple[int, int, int]] = []
+        top = floor
+        for index in unit:
+            for other in self.neighbours[index]:
+                at = offsets[other]
+                if at is None:
+                    continue
+                placed.append((index, other, at))
+                end = at + self.items[other].nbytes
+                candidates.add(end)
+                top = max(top, end)
+                permitted = self.permission.get((index, other))
+                if permitted is None:
+                    continue
+                permission, sign = permitted
+                for group in permission.groups:
+                    for window in group:
+                        # The lower end of the window in terms of this item's offset.
+                        edge = window.low if sign == 1 else window.high
+                        if edge is not None:
+                            candidates.add(at + sign * edge)
+                        if window.step > 1:
+                            residues.add((window.step, at % window.step))
         candidates = {c + (-c) % align for c in candidates if c >= floor}
         for step, residue in sorted(residues):
             candidates |= {_congruent(c, step, residue, align) for c in candidates}
         for candidate in sorted(candidates):
-            if all(self._fits(index, candidate, j, at) for j, at in placed):
+            if all(self._fits(index, candidate, j, at) for index, j, at in placed):
                 return candidate
         # Beyond everything placed there is always room.
-        top = max(at + self.items[j].nbytes for j, at in placed)
-        return max(floor, top + (-top) % align)
+        return top + (-top) % align
 
     def _fits(self, index: int, offset: int, other: int, at: int) -> bool:
         if offset >= at + self.items[other].nbytes or at >= offset + self.items[index].nbytes:
             return True
         permitted = self.permission.get((index, other))
         return permitted is not None and permitted[0].holds(permitted[1] * (offset - at))
+
+
+def _in_place(permission: Permission) -> bool:
+    """Whether the only place that the two can share is the same one."""
+    windows = [window for group in permission.groups for window in group]
+    return all(window.low == window.high == 0 for window in windows)
 
 
 def _congruent(at_least: int, step: int, residue: int, align: int) -> int:
