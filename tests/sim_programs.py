@@ -24,12 +24,15 @@ SECTIONS {{
 }}
 """
 
-_START = """
+_TYPES = """
 typedef unsigned int uint32_t;
 typedef unsigned char uint8_t;
 typedef signed char int8_t;
 typedef int int32_t;
 #define REG(a) (*(volatile uint32_t *)(a))
+"""
+
+_START = """
 extern uint32_t __stack_top;
 void program(void);
 void exception(void);
@@ -80,11 +83,13 @@ def build(
 ) -> Path:
     """An ELF file of ``source``, which defines ``program``; the stack has 16 KiB."""
     code, script, elf = folder / f"{name}.c", folder / f"{name}.ld", folder / f"{name}.elf"
-    code.write_text(_START + source)
+    start = folder / "start.c"
+    start.write_text(_TYPES + _START)
+    code.write_text(_TYPES + source)
     script.write_text(_LINKER_SCRIPT.format(flash=flash, ram=ram))
     command = [
         *compiler(), *_cpu(core), "-O1", "-g", "-ffreestanding", "-nostdlib", "-fno-builtin",
-        "-fno-unwind-tables", *flags, "-T", str(script), str(code), "-o", str(elf),
+        "-fno-unwind-tables", *flags, "-T", str(script), str(start), str(code), "-o", str(elf),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
