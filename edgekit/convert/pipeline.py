@@ -105,6 +105,10 @@ def convert(
     else:
         quantize.io_type(request.quantize, request.io)
         _require_calibration(request, source)
+        # Loading TensorFlow takes seconds: what is missing is told before.
+        for path in (request.calibration_data, request.validation_data, request.custom_objects):
+            if isinstance(path, Path) and not path.exists():
+                raise UsageError("there is no such file or folder", str(path))
         if isolated:
             from edgekit.convert import worker
 
@@ -258,11 +262,7 @@ def _pass_through(source: Source, request: Request) -> tuple[bytes, Outcome]:
             str(source.path),
             "edgekit convert on the .keras or .h5 file or the SavedModel",
         )
-    if request.calibration_data is not None:
-        raise UsageError(
-            "this .tflite model is quantised already: calibration data would change nothing",
-            str(source.path),
-        )
+    _refuse_settings(request, source)
     found = metadata.read_provenance(model)
     io_types = {t.dtype for t in (*model.input_tensors, *model.output_tensors)}
     warnings = []
@@ -280,6 +280,27 @@ def _pass_through(source: Source, request: Request) -> tuple[bytes, Outcome]:
         warnings=tuple(warnings),
     )
     return model.raw, outcome
+
+
+def _refuse_settings(request: Request, source: Source) -> None:
+    """Settings that a model which is passed through cannot follow."""
+    settings = {
+        "calibration data": request.calibration_data is not None,
+        "validation data": request.validation_data is not None,
+        "--io": request.io is not None,
+        f"--quantize {request.quantize}": request.quantize != "int8",
+        "--per-tensor-dense": request.per_tensor_dense,
+        "--input-shape": bool(request.input_shapes),
+        "--signature": request.signature is not None,
+        "--custom-objects": request.custom_objects is not None,
+    }
+    given = [name for name, is_given in settings.items() if is_given]
+    if given:
+        raise UsageError(
+            f"this .tflite model is quantised already and passed through as it is: "
+            f"{', '.join(given)} would change nothing",
+            str(source.path),
+        )
 
 
 def _finish(source: Source, request: Request, content: bytes, outcome: Outcome) -> Report:
