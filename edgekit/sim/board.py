@@ -571,6 +571,9 @@ class Board:
         if number == 2:  # SVC; the program counter is behind it
             self.system.pending.add(SVCALL)
             self._take_exception()
+        elif number == 4:  # data abort: memory is there, so it is the address
+            text = thumb.decode(thumb.split(self.memory(self._pc, 4))[0]).text
+            self._fail(f"unaligned access, which the {self.target.core} refuses: {text}", self._pc)
         elif number == 7:
             self._fail("breakpoint instruction without a debugger", self._pc)
         else:

@@ -250,7 +250,7 @@ def test_unaligned_access_faults_on_m0plus_only(tmp_path: Path) -> None:
     void program(void) {
         int r; __asm volatile("ldr %0, [%1]" : "=r"(r) : "r"(0x20000101)); sink = r; }"""
     target = _mps2(core="cortex-m0plus", isa=("thumb",))
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(Fault, match="unaligned access") as caught:
         Board(target, build(tmp_path, source, core="cortex-m0plus")).run(timeout_s=5)
     assert "program" in str(caught.value.where)
     _run(Board(_mps2(), build(tmp_path, source)))

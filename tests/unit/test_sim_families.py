@@ -1,0 +1,219 @@
+"""Clock trees: the way a port goes gives the stated clock, and each wrong turn is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sim_programs import build
+
+from edgekit.sim.board import Board, Fault
+from edgekit.sim.device import BoardFault
+from edgekit.sim.rp2040 import crc32_boot2
+from edgekit.sim.uart import StmUart
+from edgekit.targets import load_target
+
+Write = tuple[int, int]
+
+
+def _board(folder: Path, name: str) -> Board:
+    target = load_target(name)
+    flash = next(region for region in target.memory if region.kind == "flash")
+    core = str(target.core)
+    elf = build(folder, "void program(void) { }", core=core, flash=flash.origin,
+                ram=target.memory[1].origin)  # fmt: skip
+    return Board(target, elf)
+
+
+def _do(board: Board, *writes: Write) -> None:
+    for address, value in writes:
+        if board.bus.write(address, 4, value):
+            board.settings += 1
+        board.skip(200_000)  # oscillators and PLLs start meanwhile
+
+
+_L4 = {
+    "PWREN": (0x40021058, 1 << 28),
+    "boost": (0x40007080, 0),
+    "latency": (0x40022000, 0x705),
+    "HSI": (0x40021000, 0x163),
+    "PLLCFGR": (0x4002100C, 2 | 3 << 4 | 60 << 8 | 1 << 24),
+    "PLLON": (0x40021000, 0x1000163),
+    "SW": (0x40021008, 3),
+}
+_G0 = {
+    "latency": (0x40022000, 0x40602),
+    "PLLCFGR": (0x4002100C, 2 | 0 << 4 | 8 << 8 | 1 << 28 | 1 << 29),
+    "PLLON": (0x40021000, 0x1000500),
+    "SW": (0x40021008, 2),
+}
+_U5 = {
+    "PWREN": (0x46020C94, 4),
+    "latency": (0x40022000, 4),
+    "HSI": (0x46020C00, 0x135),
+    # HSI16 / 1 = 16 MHz, * 10 = 160 MHz
+    "PLL1CFGR": (0x46020C28, 2 | 3 << 2 | 0 << 8 | 1 << 18),
+    "PLL1DIVR": (0x46020C34, 9),
+    "boost": (0x4602080C, 3 << 16 | 1 << 18),
+    "PLLON": (0x46020C00, 0x1000135),
+    "SW": (0x46020C1C, 3),
+}
+_H7 = {
+    "supply": (0x5802480C, 0x44),
+    "VOS": (0x58024818, 3 << 14),
+    "latency": (0x52002000, 0x36),
+    # 64 MHz / 16 = 4 MHz, * 140 = 560 MHz, / 2
+    "PLLCKSELR": (0x58024428, 16 << 4),
+    "PLLCFGR": (0x5802442C, 2 << 2 | 1 << 16),
+    "PLL1DIVR": (0x58024430, 139 | 1 << 9),
+    "CDCFGR2": (0x5802441C, 4 << 4 | 4 << 8),
+    "PLLON": (0x58024400, 0x1000025),
+    "SW": (0x58024410, 3),
+}
+_WAYS = {
+    "nucleo-l4r5zi": _L4,
+    "nucleo-g0b1re": _G0,
+    "nucleo-u575zi-q": _U5,
+    "nucleo-h7a3zi-q": _H7,
+}
+_RESET_HZ = {
+    "nucleo-l4r5zi": 4e6,
+    "nucleo-g0b1re": 16e6,
+    "nucleo-u575zi-q": 4e6,
+    "nucleo-h7a3zi-q": 64e6,
+}
+
+
+@pytest.mark.parametrize("name", _WAYS)
+def test_the_registers_give_the_stated_clock(tmp_path: Path, name: str) -> None:
+    board = _board(tmp_path, name)
+    assert board.cpu_hz() == _RESET_HZ[name]
+    _do(board, *_WAYS[name].values())
+    assert board.cpu_hz() == pytest.approx(board.target.clock_hz)
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "message"),
+    [
+        ("nucleo-l4r5zi", "PWREN", "has no clock"),
+        ("nucleo-l4r5zi", "boost", "beyond the 80 MHz of voltage range 1 normal mode"),
+        ("nucleo-l4r5zi", "latency", "need 5 flash wait states in voltage range 1 boost mode"),
+        ("nucleo-l4r5zi", "PLLCFGR", "it has no source"),
+        ("nucleo-l4r5zi", "PLLON", "PLL, which is not ready"),
+        ("nucleo-g0b1re", "latency", "need 2 flash wait states"),
+        ("nucleo-g0b1re", "PLLCFGR", "it has no source"),
+        ("nucleo-g0b1re", "PLLON", "not ready"),
+        ("nucleo-u575zi-q", "PWREN", "has no clock"),
+        ("nucleo-u575zi-q", "boost", "beyond the 25 MHz of voltage range 4"),
+        ("nucleo-u575zi-q", "latency", "wait states"),
+        ("nucleo-u575zi-q", "PLL1CFGR", "has no source"),
+        ("nucleo-h7a3zi-q", "VOS", "beyond the 88 MHz of voltage scale 3"),
+        ("nucleo-h7a3zi-q", "latency", "need 6 flash wait states"),
+        ("nucleo-h7a3zi-q", "CDCFGR2", "beyond 140 MHz"),
+        ("nucleo-h7a3zi-q", "PLLON", "not ready"),
+    ],
+)
+def test_what_is_left_out_is_told(tmp_path: Path, name: str, without: str, message: str) -> None:
+    board = _board(tmp_path, name)
+    writes = [write for key, write in _WAYS[name].items() if key != without]
+    with pytest.raises(BoardFault, match=message):
+        _do(board, *writes)
+
+
+@pytest.mark.parametrize("name", _WAYS)
+def test_the_pll_is_not_ready_at_once(tmp_path: Path, name: str) -> None:
+    board = _board(tmp_path, name)
+    way = _WAYS[name]
+    for key, write in way.items():
+        if key not in ("PLLON", "SW"):
+            _do(board, write)
+    board.bus.write(*_with_size(way["PLLON"]))
+    assert not board.bus.read(way["PLLON"][0], 4) >> 25 & 1
+    with pytest.raises(BoardFault, match="not ready"):
+        board.bus.write(*_with_size(way["SW"]))
+    board.skip(10_000)
+    assert board.bus.read(way["PLLON"][0], 4) >> 25 & 1
+
+
+def _with_size(write: Write) -> tuple[int, int, int]:
+    return write[0], 4, write[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("nucleo-l4r5zi", ("PLLCFGR", (0x4002100C, 2 | 3 << 4 | 100 << 8 | 1 << 24)), "outside 64"),
+        ("nucleo-l4r5zi", ("PLLCFGR", (0x4002100C, 2 | 15 << 4 | 60 << 8 | 1 << 24)), "its input"),
+        ("nucleo-l4r5zi", ("PLLCFGR", (0x4002100C, 2 | 3 << 4 | 60 << 8)), "output R"),
+        ("nucleo-l4r5zi", ("PLLON", (0x40021000, 0x1000063)), "source HSI16 does not run"),
+        ("nucleo-u575zi-q", ("PLLON", (0x46020C00, 0x1000035)), "source HSI16 does not run"),
+        ("nucleo-h7a3zi-q", ("PLLCFGR", (0x5802442C, 0 << 2 | 1 << 16)), "its input is 4 MHz"),
+        ("nucleo-u575zi-q", ("boost", (0x4602080C, 3 << 16)), "EPOD booster"),
+    ],
+)
+def test_what_is_set_wrongly_is_told(
+    tmp_path: Path, name: str, change: tuple[str, Write], message: str
+) -> None:
+    board = _board(tmp_path, name)
+    with pytest.raises(BoardFault, match=message):
+        _do(board, *(_WAYS[name] | dict([change])).values())
+
+
+def test_settings_of_a_running_pll_may_not_change(tmp_path: Path) -> None:
+    board = _board(tmp_path, "nucleo-l4r5zi")
+    _do(board, *_L4.values())
+    with pytest.raises(BoardFault, match="while the PLL is on"):
+        _do(board, (0x4002100C, 2 | 3 << 4 | 40 << 8 | 1 << 24))
+    with pytest.raises(BoardFault, match="while the CPU runs on it"):
+        _do(board, (0x40021000, 0x163))
+
+
+def test_the_console_needs_its_clock_and_its_pin(tmp_path: Path) -> None:
+    board = _board(tmp_path, "nucleo-l4r5zi")
+    _do(board, *_L4.values())
+    uart = 0x40008000
+    with pytest.raises(BoardFault, match="LPUART1 has no clock"):
+        _do(board, (uart + 0x0C, 266667))
+    _do(board, (0x4002105C, 1), (uart + 0x0C, 266667), (uart, 1 << 3 | 1 << 2 | 1))
+    with pytest.raises(BoardFault, match="PG7 does not carry it"):
+        _do(board, (uart + 0x28, 65))
+    _do(board, (0x4002104C, 1 << 6), (0x48001800, 0xFFFFFFFF & ~(1 << 14)), (0x48001820, 8 << 28))
+    with pytest.raises(BoardFault, match="no supply"):
+        _do(board, (uart + 0x28, 65))
+    _do(board, (0x40007004, 1 << 9), (uart + 0x28, 65))
+    assert board.reports == []
+
+
+def test_an_unset_clock_is_reported_when_the_firmware_speaks(tmp_path: Path) -> None:
+    board = _board(tmp_path, "nucleo-g0b1re")
+    uart = 0x40004400
+    _do(board, (0x4002103C, 1 << 17), (0x40021034, 1), (0x50000000, 0xEBFFFFEF),
+        (0x50000020, 1 << 8), (uart + 0x0C, 139), (uart, 1 << 3 | 1 << 2 | 1),
+        (uart + 0x28, 65))  # fmt: skip
+    assert board.reports == ["the clock registers give 16,000,000 Hz; nucleo-g0b1re states "
+                             "64,000,000 Hz"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("brr", "rate"), [(1042, 115163), (0x300, 156250)]
+)  # fmt: skip
+def test_baud_rates(tmp_path: Path, brr: int, rate: int) -> None:
+    board = _board(tmp_path, "nucleo-l4r5zi")
+    _do(board, *_L4.values(), (0x4002105C, 1))
+    device = board.bus.find(0x40008000)
+    assert device is not None
+    # LPUART: 256 * 120 MHz / BRR
+    _do(board, (0x4000800C, brr * 256), (0x40008000, 0xD))
+    assert isinstance(device, StmUart)
+    assert device.rate() == pytest.approx(120e6 / brr, rel=1e-6)
+    assert rate == pytest.approx(120e6 / brr, rel=1e-3)
+
+
+def test_the_crc_of_the_second_stage() -> None:
+    # the check value of this CRC (CRC-32/MPEG-2)
+    assert crc32_boot2(b"123456789") == 0x0376E6E7
+
+
+def test_a_second_stage_without_its_crc_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(Fault, match="second boot stage's CRC"):
+        _board(tmp_path, "pico")
