@@ -163,6 +163,9 @@ class Model:
     #: contents of the metadata entries by name (``TFLITE_METADATA``, ``min_runtime_version``)
     metadata: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
     @property
     def main(self) -> Graph:
         return self.graphs[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,24 +85,31 @@ def _flag(options: Mapping[str, Any], name: str) -> bool:
 
 def supports(model: Model, target: Target | None) -> Support:
     """Whether every step of the model has a kernel that the target executes."""
+    if target is not None and target.kind not in ("mcu", "host"):
+        return Support(False, (f"the engine aot makes firmware; {target.name} is none",))
+    missing = _missing(model)
+    return Support(not missing, missing)
+
+
+@lru_cache(maxsize=4)
+def _missing(model: Model) -> tuple[str, ...]:
+    """Why steps cannot run. Every operator has a portable kernel, so no target is asked."""
     from edgekit.engines.aot import passes, select
     from edgekit.engines.aot.ir import program_of
     from edgekit.engines.aot.lowering import Unsupported
 
-    if target is not None and target.kind not in ("mcu", "host"):
-        return Support(False, (f"the engine aot makes firmware; {target.name} is none",))
     try:
         _check_graph(model)
         program = passes.run(program_of(model))
     except ModelError as error:
-        return Support(False, (error.what,))
+        return (error.what,)
     missing = []
     for step in program.steps:
         try:
-            select.candidates(program, step, target)
+            select.candidates(program, step, None)
         except Unsupported as error:
             missing.append(f"{program.place(step)}: {error}")
-    return Support(not missing, tuple(missing))
+    return tuple(missing)
 
 
 def decide(model: Model, target: Target | None, options: Options | None = None) -> Layout:

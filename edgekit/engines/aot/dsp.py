@@ -34,6 +34,8 @@ from edgekit.engines.aot.requant import linear_requantization
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.targets import Target
+
 #: Output pixels that EK_DOT computes together (EK_DSP_PIXELS in ek_dot_s8_dsp.h).
 _PIXELS = 6
 #: A depthwise plane that is larger is gathered and computed in strips.
@@ -55,8 +57,10 @@ class _Requant:
         return 3 if self.q else 6
 
 
-def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """CONV_2D without dilation, as a matrix product over widened columns."""
+    if target is None or not target.has("dsp"):
+        return ()
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
     if dilated(node) or input_.shape[0] != 1:
@@ -124,8 +128,10 @@ def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     )
 
 
-def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """DEPTHWISE_CONV_2D 3x3 with multiplier 1 and stride 1 or 2, plane by plane, in place."""
+    if target is None or not target.has("dsp"):
+        return ()
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
     stride = int(node.options["stride_h"])
@@ -188,8 +194,10 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     )
 
 
-def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def fully_connected(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """FULLY_CONNECTED of one row whose depth is a multiple of four."""
+    if target is None or not target.has("dsp"):
+        return ()
     output = node.output
     weights = node.constant_input(1, "weights")
     out_c, in_c = weights.shape

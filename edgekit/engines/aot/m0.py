@@ -42,13 +42,17 @@ def slowdown(target: Target | None) -> float:
     return 3.0 if target is not None and target.core in CORES else 1.0
 
 
-def conv_2d(node: Node, scales: list[float], sums: Sums) -> tuple[Kernel, ...]:
+def conv_2d(
+    node: Node, scales: list[float], sums: Sums, target: Target | None
+) -> tuple[Kernel, ...]:
     """CONV_2D without dilation, as a matrix product over widened columns.
 
     Args:
         scales: effective scales, one per output channel.
         sums: the portable kernel's requantisation, for channels without a linear one.
     """
+    if target is None or target.core not in CORES:
+        return ()
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
     if dilated(node) or input_.shape[0] != 1:
@@ -132,8 +136,10 @@ def _linear(
     return 0, biases
 
 
-def fully_connected(node: Node, sums: Sums) -> tuple[Kernel, ...]:
+def fully_connected(node: Node, sums: Sums, target: Target | None) -> tuple[Kernel, ...]:
     """FULLY_CONNECTED of one row whose depth is a multiple of four."""
+    if target is None or target.core not in CORES:
+        return ()
     weights = node.constant_input(1, "weights")
     outputs, depth = weights.shape
     if node.output.elements != outputs or depth % 4:

@@ -64,8 +64,8 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         "dilation_h": dilation[0], "dilation_w": dilation[1],
     }  # fmt: skip
     return (
-        *(dsp.conv_2d(node, scales) if batches == 1 and groups == 1 else ()),
-        *(m0.conv_2d(node, scales, result) if batches == 1 and groups == 1 else ()),
+        *(dsp.conv_2d(node, scales, target) if batches == 1 and groups == 1 else ()),
+        *(m0.conv_2d(node, scales, result, target) if batches == 1 and groups == 1 else ()),
         Kernel(
             function="ek_conv_2d_s8",
             header="ek_conv_2d_s8.h",

@@ -69,7 +69,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         "dilation_h": dilation[0], "dilation_w": dilation[1], "columns": columns, "block": block,
     }  # fmt: skip
     return (
-        *(dsp.depthwise_conv_2d(node, scales) if batches == 1 else ()),
+        *(dsp.depthwise_conv_2d(node, scales, target) if batches == 1 else ()),
         Kernel(
             function="ek_depthwise_conv_2d_s8",
             header="ek_depthwise_conv_2d_s8.h",

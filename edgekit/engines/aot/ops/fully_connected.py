@@ -47,8 +47,8 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     rows = output.elements // outputs
     result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
     return (
-        *(dsp.fully_connected(node, scales) if weights_zero == 0 else ()),
-        *(m0.fully_connected(node, result) if weights_zero == 0 else ()),
+        *(dsp.fully_connected(node, scales, target) if weights_zero == 0 else ()),
+        *(m0.fully_connected(node, result, target) if weights_zero == 0 else ()),
         Kernel(
             function="ek_fully_connected_s8",
             header="ek_fully_connected_s8.h",
