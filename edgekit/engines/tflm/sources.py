@@ -87,6 +87,8 @@ _TYPES: Mapping[str, tuple[str, str]] = {
     "float32": ("float", "kTfLiteFloat32"),
     "bool": ("bool", "kTfLiteBool"),
 }
+#: Namespaces, functions and macros of the surroundings.
+_TAKEN = ("arduino", "linux", "main", "std", "tensorflow", "tflite", "unix", "zephyr")
 _LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
@@ -115,7 +117,7 @@ def name_of(model: Model) -> str:
     from edgekit.engines.aot.emit import prefix_of
 
     name = prefix_of(model.name)
-    return f"model_{name}" if name in ("tflite", "std", "arduino", "main") else name
+    return f"model_{name}" if name in _TAKEN else name
 
 
 def source_texts(
