@@ -46,12 +46,23 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
     return run
 
 
-def test_digits_are_reproduced_to_the_byte(convert: Convert) -> None:
+def test_digits_are_reproduced(convert: Convert) -> None:
     report, model = convert(
         KERAS, calibration_data=CALIBRATION, validation_data=TEST, verification_samples=360
     )
     assert report.full_integer
-    assert model.raw == (DIGITS / "digits_int8.tflite").read_bytes()
+    _, again = convert(KERAS, calibration_data=CALIBRATION, validation_data=TEST)
+    assert again.raw == model.raw
+    # Another processor may add the calibration's float sums in another order.
+    committed = read_model(DIGITS / "digits_int8.tflite")
+    assert model.ops == committed.ops
+    for ours, theirs in zip(model.tensors, committed.tensors, strict=True):
+        assert (ours.name, ours.shape, ours.dtype) == (theirs.name, theirs.shape, theirs.dtype)
+        if ours.quantization is not None and theirs.quantization is not None:
+            assert ours.quantization.scales == pytest.approx(theirs.quantization.scales, rel=1e-4)
+        if ours.dtype == "int8" and ours.is_constant:
+            difference = ours.data().astype(int) - theirs.data().astype(int)
+            assert np.abs(difference).max() <= 1
     quality = report.quality
     assert quality is not None
     assert quality.accuracy_float == pytest.approx(356 / 360)
