@@ -110,7 +110,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
                 Data("weights"),
                 Data("requant"),
                 Scratch("int16_t"),
-                *(Literal(name, value) for name, value in sizes.items()),
+                *(Literal(name, value, extent=plain) for name, value in sizes.items()),
                 *tail,
                 Literal("q", requant.q),
                 Output(0),

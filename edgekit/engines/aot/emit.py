@@ -35,6 +35,9 @@ from edgekit.resources import firmware_dir
 _WIDTH = 96
 _LONGEST_PREFIX = 48
 
+#: Share of an inference's estimated instructions above which a shape gets code of its own.
+_OWN_CODE_SHARE = 0.02
+
 #: Words that cannot be a prefix: C and C++ keywords, and headers of the C library, which
 #: ``<prefix>.h`` would hide. Names that start with ``ek_`` are this project's own.
 _RESERVED = frozenset(
@@ -291,9 +294,8 @@ class _Emitter:
     def _instances_and_steps(self) -> str:
         groups: dict[Any, _Instance] = {}
         of_step: list[_Instance] = []
-        for index, kernel in enumerate(self.layout.kernels):
+        for index, (kernel, key) in enumerate(zip(self.layout.kernels, self._keys(), strict=True)):
             types = tuple(self._ctype(index, kernel, arg) for arg in kernel.args)
-            key = (kernel.function, types, tuple(self._fixed(arg) for arg in kernel.args))
             group = groups.get(key)
             if group is None:
                 group = groups[key] = _Instance(len(groups), kernel, types, [], set())
@@ -312,12 +314,35 @@ class _Emitter:
             "".join(text[: len(groups)]) + "".join(prototypes) + "\n" + "".join(text[len(groups) :])
         )
 
-    def _fixed(self, arg: Argument) -> Any:
-        """The part of an argument that steps must agree on to share an instance."""
-        if isinstance(arg, Literal):
-            shared = arg.soft or self.goal == "flash"
-            return (arg.name, type(arg.value)) if shared else (arg.name, arg.value)
-        return type(arg)
+    def _key(self, step: int, *, extents: bool) -> Any:
+        """What steps must agree on to share an instance; ``extents`` may be left out of it."""
+        kernel = self.layout.kernels[step]
+
+        def fixed(arg: Argument) -> Any:
+            if not isinstance(arg, Literal):
+                return type(arg)
+            loose = arg.soft or (arg.extent and (self.goal == "flash" or not extents))
+            return (arg.name, type(arg.value)) if loose else (arg.name, arg.value)
+
+        types = tuple(self._ctype(step, kernel, arg) for arg in kernel.args)
+        return (kernel.function, types, tuple(fixed(arg) for arg in kernel.args))
+
+    def _keys(self) -> list[Any]:
+        """The instance of each step, as a key.
+
+        An instance of its own for each shape costs code. Shapes with little to gain, because
+        few instructions are spent in them, share one that takes the extents at run time.
+        """
+        steps = range(len(self.layout.kernels))
+        keys = [self._key(step, extents=True) for step in steps]
+        total = sum(kernel.cost for kernel in self.layout.kernels)
+        share: dict[Any, float] = {}
+        for step in steps:
+            share[keys[step]] = share.get(keys[step], 0.0) + self.layout.kernels[step].cost
+        small = {key for key, cost in share.items() if cost < _OWN_CODE_SHARE * total}
+        return [
+            self._key(step, extents=False) if keys[step] in small else keys[step] for step in steps
+        ]
 
     def _ctype(self, step: int, kernel: Kernel, arg: Argument) -> str:
         node = self.nodes[step]

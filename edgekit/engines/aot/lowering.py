@@ -133,13 +133,17 @@ class Literal:
     """A number: an int (passed as ``int32_t``) or a float (passed as ``float``).
 
     A hard literal (shapes, strides, padding) is always compiled in: steps that differ in one
-    get instances of their own (unless ``optimize=flash``). A ``soft`` one (zero points, clamps,
-    multipliers) becomes a run-time parameter of the shared instance when only it differs.
+    get instances of their own. A ``soft`` one (zero points, clamps, multipliers) becomes a
+    run-time parameter of the shared instance when only it differs. An ``extent`` is a hard one
+    that the kernel can also take at run time (the bound of a loop, not a constraint of inline
+    assembly): it becomes a parameter with ``optimize=flash``, and for steps in which too few
+    instructions are spent to pay for code of their own.
     """
 
     name: str
     value: int | float
     soft: bool = False
+    extent: bool = False
 
 
 Argument = Input | Output | Scratch | Data | Literal
