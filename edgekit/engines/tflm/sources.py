@@ -161,7 +161,7 @@ def source_texts(
         "arena": arena,
         "kernels": kernels,
         "project": project,
-        "cmake_definitions": " CMSIS_NN" if kernels.library == "cmsis-nn" else "",
+        "cmake_cmsis_nn": "ON" if kernels.library == "cmsis-nn" else "OFF",
         "arduino_name": f"edgekit_{name}",
         **PACKAGES,
         **_project_values(project, target, settings or {}),

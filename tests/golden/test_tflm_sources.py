@@ -1,6 +1,6 @@
 """The generated C++ of a small model, word for word.
 
-``EDGEKIT_UPDATE_GOLDEN=1 python -m pytest tests/golden/test_tflm.py`` writes the files anew.
+``EDGEKIT_UPDATE_GOLDEN=1 pytest tests/golden/test_tflm_sources.py`` writes the files anew.
 """
 
 from __future__ import annotations
