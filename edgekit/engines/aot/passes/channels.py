@@ -74,17 +74,25 @@ def decide(program: Program) -> Mapping[int, tuple[int, ...]]:
     needed = {index: np.zeros(_width(t), bool) for index, t in program.tensors.items()}
     for index in (*program.inputs, *program.outputs):
         needed[index][:] = True
-    for step in reversed(program.steps):
-        # Every step that is left runs, and a tensor cannot be empty: keep one channel.
-        for index in step.outputs:
-            if not needed[index].any():
-                needed[index][0] = True
-        _mark(program, step, known, needed)
+    # Steps that pass channels through tie their input to their output in both directions.
+    marked = -1
+    while marked != _count(needed):
+        marked = _count(needed)
+        for step in reversed(program.steps):
+            # Every step that is left runs, and a tensor cannot be empty: keep one channel.
+            for index in step.outputs:
+                if not needed[index].any():
+                    needed[index][0] = True
+            _mark(program, step, known, needed)
     return {
         index: tuple(int(c) for c in np.flatnonzero(mask))
         for index, mask in needed.items()
         if not program.tensors[index].is_constant and not mask.all() and mask.any()
     }
+
+
+def _count(masks: Mapping[int, Mask]) -> int:
+    return sum(int(mask.sum()) for mask in masks.values())
 
 
 def _mark(
@@ -102,10 +110,11 @@ def _mark(
     if rule == "binary":
         mine = needed[step.inputs[0]] | needed[step.inputs[1]] | wanted
         # Both inputs and the output keep the same channels, so that they stay side by side.
-        for index in step.inputs:
+        for index in (*step.inputs, *step.outputs):
             needed[index] |= mine
     elif rule in ("channelwise", "view", "depthwise"):
         needed[data] |= wanted
+        wanted |= needed[data]
     else:
         weights = program.tensors[step.inputs[1]].data()
         rows = weights[wanted].astype(bool)
