@@ -326,7 +326,7 @@ class _Work:
         main = _main_ram(self.target)
         elf = self.folder / "firmware.elf"
         self._link(names, main, DEFAULT_STACK_BYTES)
-        bound = stack_bound(elf)
+        bound = stack_bound(elf, [self.folder / name for name in names])
         stack_bytes = int(self.target.toolchain.get("stack_bytes", DEFAULT_STACK_BYTES))
         if bound is not None:
             stack_bytes = _round_up(bound + _FAULT_FRAME_BYTES, 64)
@@ -680,30 +680,30 @@ class _Function:
     calls: frozenset[int] = frozenset()
 
 
-def stack_bound(elf_path: Path) -> int | None:
+def stack_bound(elf_path: Path, objects: Iterable[Path]) -> int | None:
     """The most stack that the firmware can use, in bytes, from its machine code.
 
-    Every push and every subtraction from the stack pointer counts as if all happened; a call
-    through a pointer from the runtime may reach every function whose address is taken, one from
-    the model's code every step. ``None`` where a frame's size is not fixed, where calls form a
-    cycle, or where the disassembler (capstone) is not installed.
+    Every push and every subtraction from the stack pointer counts as if all happened. Calls
+    through pointers: the runtime's may reach every function whose address is taken in
+    ``objects``; ``<model>_step`` and ``<model>_invoke`` reach steps; what a step calls reaches
+    functions of the model other than those. ``None`` where a frame's size is not fixed, where
+    calls form a cycle, or where the disassembler (capstone) is not installed.
     """
     try:
         import capstone  # noqa: F401
     except ImportError:
         return None
-    elf = _elf(elf_path)
-    functions = _functions(elf)
-    taken = _taken_addresses(elf, functions)
-    by_name = {f.name: f for f in functions.values()}
-    if "ek_start" not in by_name:
+    functions = _functions(_elf(elf_path))
+    names = _taken_names(objects) - _NEVER_CALLED
+    taken = {f.address for f in functions.values() if f.name in names}
+    start = next((f for f in functions.values() if f.name == "ek_start"), None)
+    if start is None:
         return None
-    steps = frozenset(
-        f.address for f in functions.values() if f.model and re.search(r"_s\d+$", f.name)
-    )
-    anything = frozenset(
-        address for address in taken if functions[address].name not in _NEVER_CALLED
-    )
+    steps = {f.address for f in functions.values() if f.model and re.search(r"_s\d+$", f.name)}
+    entries = {
+        f.address for f in functions.values() if f.model and f.name.endswith(("_invoke", "_step"))
+    }
+    inner = {address for address in taken if functions[address].model} - steps - entries
     depths: dict[int, int] = {}
     active: set[int] = set()
 
@@ -715,8 +715,11 @@ def stack_bound(elf_path: Path) -> int | None:
             return None
         active.add(address)
         callees = set(function.calls)
-        if function.indirect:
-            callees |= steps if function.model else anything
+        if function.indirect and address in entries:
+            callees |= steps
+        elif function.indirect:
+            # a kernel's own jumps, as in unrolled loops, look like this, too: never to itself
+            callees |= (inner if function.model else taken) - {address}
         deepest = 0
         for callee in sorted(callees):
             below = depth(callee)
@@ -727,7 +730,7 @@ def stack_bound(elf_path: Path) -> int | None:
         depths[address] = function.frame + deepest
         return depths[address]
 
-    return depth(by_name["ek_start"].address)
+    return depth(start.address)
 
 
 def _functions(elf: Any) -> dict[int, _Function]:
@@ -849,40 +852,36 @@ def _register_bytes(operands: str) -> int:
     return total
 
 
-def _taken_addresses(elf: Any, functions: Mapping[int, _Function]) -> set[int]:
-    """Functions whose address stands in a table, in a literal, or in a MOVW/MOVT pair."""
-    import struct
-
-    taken = set()
-    for section in elf.iter_sections():
-        if not section["sh_flags"] & 2 or section["sh_type"] != "SHT_PROGBITS":
-            continue
-        if section.name == ".vectors":
-            continue
-        content = section.data()
-        for (word,) in struct.iter_unpack("<I", content[: len(content) // 4 * 4]):
-            if word & 1 and (word & ~1) in functions:
-                taken.add(word & ~1)
-        if section["sh_flags"] & 4:
-            taken |= {a for a in _moved_constants(content) if a in functions}
-    return taken
+#: Relocations that put a function's address into data or a register: R_ARM_ABS32,
+#: R_ARM_THM_MOVW_ABS_NC ("ELF for the Arm Architecture", IHI 0044, table of relocation codes).
+_ADDRESS_RELOCATIONS = (2, 47)
 
 
-def _moved_constants(code: bytes) -> Iterator[int]:
-    """Constants that MOVW/MOVT pairs build (T3 and T1 encodings), without their lowest bit."""
-    import struct
+def _taken_names(objects: Iterable[Path]) -> set[str]:
+    """Functions whose address an object file stores or loads, apart from debug information.
 
-    halves = [h for (h,) in struct.iter_unpack("<H", code[: len(code) // 2 * 2])]
-    low: dict[int, int] = {}
-    for first, second in zip(halves, halves[1:], strict=False):
-        kind = first & 0xFBF0
-        if kind not in (0xF240, 0xF2C0) or second & 0x8000:
-            continue
-        value = (
-            (first & 0xF) << 12 | (first >> 10 & 1) << 11 | (second >> 12 & 7) << 8 | second & 0xFF
-        )
-        register = second >> 8 & 0xF
-        if kind == 0xF240:
-            low[register] = value
-        elif register in low and low[register] & 1:
-            yield (value << 16 | low[register]) & ~1
+    A static function stands for its section, which has its name (``-ffunction-sections``).
+    """
+    from elftools.elf.relocation import RelocationSection
+
+    names = set()
+    for path in objects:
+        elf = _elf(path)
+        for section in elf.iter_sections():
+            if not isinstance(section, RelocationSection):
+                continue
+            of = elf.get_section(section["sh_info"])
+            # only what is loaded, and not the table from which the core itself calls
+            if not of["sh_flags"] & 2 or of.name == ".vectors" or ".ARM.ex" in of.name:
+                continue
+            symbols = elf.get_section(section["sh_link"])
+            for relocation in section.iter_relocations():
+                if relocation["r_info_type"] not in _ADDRESS_RELOCATIONS:
+                    continue
+                symbol = symbols.get_symbol(relocation["r_info_sym"])
+                if symbol["st_info"]["type"] == "STT_SECTION":
+                    home = elf.get_section(symbol["st_shndx"])
+                    names.add(home.name.removeprefix(".text."))
+                else:
+                    names.add(symbol.name)
+    return names
