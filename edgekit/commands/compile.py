@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="An option of the engine."
 )
+@click.option("--keep-input", is_flag=True, help="An inference leaves its inputs as they were.")
+@click.option(
+    "--debug-steps", is_flag=True, help="One step per operator, to find one that differs."
+)
+@click.option(
+    "--optimize",
+    type=click.Choice(["speed", "ram", "flash"]),
+    help="What to prefer where kernels differ.",
+)
 @console.json_option
 def command(
     model: Path,
@@ -39,6 +48,9 @@ def command(
     project: str | None,
     name: str | None,
     settings: tuple[str, ...],
+    keep_input: bool,
+    debug_steps: bool,
+    optimize: str | None,
     as_json: bool,
 ) -> None:
     """Turns a .tflite model into source code for a target.
@@ -67,6 +79,12 @@ def command(
                 f"--project goes with the engine tflm, not {chosen.NAME}", fix="--engine tflm"
             )
         options["project"] = project
+    flags = {"keep_input": keep_input, "debug_steps": debug_steps, "optimize": optimize}
+    for key, value in flags.items():
+        if value and key not in chosen.OPTIONS:
+            raise UsageError(f"the engine {chosen.NAME} has no --{key.replace('_', '-')}")
+        if value:
+            options[key] = str(value)
     artifact = chosen.compile(
         read_model(model, name), board, output, command=_command_line(), options=options
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
-from edgekit.engines import Support
+from edgekit.engines import MemoryEstimate, Support
 from edgekit.errors import FitError, ModelError, UsageError
 from edgekit.records import Artifact, Plan, to_json
 
@@ -110,6 +110,38 @@ def _missing(model: Model) -> tuple[str, ...]:
         except Unsupported as error:
             missing.append(f"{program.place(step)}: {error}")
     return tuple(missing)
+
+
+#: Estimated code: of a model as such, and of a step.
+_CODE_BYTES, _CODE_BYTES_PER_STEP = 3000, 400
+
+
+def memory_estimate(model: Model, target: Target) -> MemoryEstimate:
+    """RAM and flash from the plan with portable kernels; the code's size is a rule of thumb.
+
+    Raises:
+        ModelError: the model holds what the engine does not take.
+    """
+    arena, tables, steps = _estimate(model)
+    return MemoryEstimate(
+        ram_bytes=arena,
+        flash_bytes=tables + _CODE_BYTES + _CODE_BYTES_PER_STEP * steps,
+        basis="the arena's plan with portable kernels, without stack; code by the count of steps",
+    )
+
+
+def _estimate(model: Model) -> tuple[int, int, int]:
+    """Arena, tables (bytes) and steps of the model with portable kernels; the last is kept."""
+    if model.sha256 not in _ESTIMATES:
+        layout = decide(model, None)
+        tables = sum(step.weights_bytes for step in layout.plan.steps)
+        _ESTIMATES.clear()
+        _ESTIMATES[model.sha256] = (layout.plan.arena_bytes, tables, len(layout.plan.steps))
+    return _ESTIMATES[model.sha256]
+
+
+#: The last model's figures: they are asked for once per target.
+_ESTIMATES: dict[str, tuple[int, int, int]] = {}
 
 
 def decide(model: Model, target: Target | None, options: Options | None = None) -> Layout:

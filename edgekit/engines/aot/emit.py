@@ -210,7 +210,9 @@ class _Emitter:
         ]
         if view.scale is not None:
             found.append((f"{name}_SCALE", _float(view.scale)))
-            found.append((f"{name}_ZERO_POINT", _int(view.zero_point)))
+            zero_point = _int(view.zero_point)
+            text = f"({zero_point})" if view.zero_point < 0 else zero_point
+            found.append((f"{name}_ZERO_POINT", text))
         return found
 
     def _source(self, bodies: str) -> str:
