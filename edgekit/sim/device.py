@@ -55,6 +55,7 @@ class Bus:
     def __init__(self) -> None:
         self._devices: list[Device] = []
         self._pages: dict[int, list[Device]] = {}
+        self._found: dict[int, Device | None] = {}
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -62,6 +63,7 @@ class Bus:
 
     def add(self, device: Device) -> None:
         self._devices.append(device)
+        self._found.clear()
         for page in range(device.base >> 10, (device.base + device.nbytes - 1 >> 10) + 1):
             self._pages.setdefault(page, []).append(device)
 
@@ -71,14 +73,21 @@ class Bus:
                 return device
         return None
 
-    def _working(self, address: int, what: str) -> Device:
-        device = self.find(address)
+    def _working(self, address: int, kind: str, nbytes: int) -> Device:
+        device = self._found.get(address)
         if device is None:
-            raise BoardFault(f"{what}: the virtual board has no peripheral there")
+            device = self._found[address] = self.find(address)
+        if device is None:
+            raise BoardFault(
+                f"{kind} of {nbytes} bytes at {address:#010x}: the virtual board has no "
+                "peripheral there"
+            )
         if device.gate is not None:
             problem = device.gate()
             if problem:
-                raise BoardFault(f"{what}: {device.name} {problem}")
+                raise BoardFault(
+                    f"{kind} of {nbytes} bytes at {address:#010x}: {device.name} {problem}"
+                )
         return device
 
     def read(self, address: int, nbytes: int) -> int:
@@ -87,7 +96,7 @@ class Bus:
         Raises:
             BoardFault: there is no peripheral, or it has no clock.
         """
-        device = self._working(address, f"read of {nbytes} bytes at {address:#010x}")
+        device = self._working(address, "read", nbytes)
         offset = address - device.base
         value = device.read(offset & ~3) >> 8 * (offset & 3)
         return value & ((1 << 8 * nbytes) - 1)
@@ -98,7 +107,7 @@ class Bus:
         Raises:
             BoardFault: there is no peripheral, or it has no clock.
         """
-        device = self._working(address, f"write of {nbytes} bytes at {address:#010x}")
+        device = self._working(address, "write", nbytes)
         offset = address - device.base
         if nbytes < 4:
             shift = 8 * (offset & 3)

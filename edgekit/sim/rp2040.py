@@ -65,7 +65,7 @@ class AtomicBus(Bus):
             value *= 0x01010101 if nbytes == 1 else 0x00010001
             address, nbytes = address & ~3, 4
         if kind:
-            device = self._working(address, f"write at {address:#010x}")
+            device = self._working(address, "write", nbytes)
             before = device.peek(address - device.base)
             value = {1: before ^ value, 2: before | value, 3: before & ~value}[kind]
         return super().write(address, nbytes, value & 0xFFFFFFFF)

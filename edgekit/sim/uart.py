@@ -166,6 +166,8 @@ class Wire:
         if self._sent_until > now:
             first = self._incoming[0][0] if self._incoming else self._sent_until
             self.board.skip_to(min(self._sent_until, first))
+            # there is room again: let the firmware use it before it is taken to be idle
+            self._polls = 0
         elif self._incoming:
             self.board.skip_to(self._incoming[0][0])
         else:
