@@ -38,15 +38,25 @@ LIBRARY = sorted((FIRMWARE / "runtime" / "libc").glob("*.c"))
 
 
 def check_on_core(
-    cases: Sequence[Case], core: str, tmp_path: Path, *, compiler: str = "gcc"
+    cases: Sequence[Case],
+    core: str,
+    tmp_path: Path,
+    *,
+    compiler: str = "gcc",
+    portable: bool = False,
 ) -> dict[str, int]:
-    """Runs every kernel that is special to ``core``, alone and overlapping as it allows.
+    """Runs every kernel that is special to ``core`` (or those that are ``portable``), alone and
+    overlapping as it allows.
 
     Returns:
         How many runs each kernel function had.
     """
     target = load_target(TARGETS[core])
-    jobs = [(case, kernel) for case in cases for kernel in _special(case, target)]
+    jobs = [
+        (case, kernel)
+        for case in cases
+        for kernel in (case.kernels() if portable else _special(case, target))
+    ]
     counts: dict[str, int] = {}
     for first in range(0, len(jobs), 40):
         chunk = jobs[first : first + 40]
@@ -101,7 +111,8 @@ def _build(jobs: Sequence[tuple[Case, Kernel]], core: str, compiler: str, folder
     folders = [f"-I{FIRMWARE}/{name}" for name in ("include", "kernels", "runtime/libc")]
     subprocess.run(
         [*COMPILERS[compiler](core), *WARNINGS, "-O2", "-ffreestanding", *folders,
-         f"-Wl,-T,{script}", "-Wl,-e,call0", "-fno-builtin", str(source), *map(str, LIBRARY), *libgcc, "-o", str(elf)],
+         f"-Wl,-T,{script}", "-Wl,-e,call0", "-fno-builtin", str(source), *map(str, LIBRARY),
+         *libgcc, "-o", str(elf)],
         check=True,
     )  # fmt: skip
     return elf
@@ -135,7 +146,10 @@ class Machine:
         kept = [c.UC_ARM_REG_R4 + i for i in range(8)]
         for i, register in enumerate(kept):
             self.cpu.reg_write(register, 0x11110000 + i)
-        self.cpu.reg_write(c.UC_ARM_REG_SP, STACK_TOP - 16)
+        stack = STACK_TOP - 64
+        self.cpu.reg_write(c.UC_ARM_REG_SP, stack)
+        for i, value in enumerate(arguments[4:]):
+            self.cpu.mem_write(stack + 4 * i, value.to_bytes(4, "little"))
         self.cpu.reg_write(c.UC_ARM_REG_LR, RETURN)
         for register, value in zip(
             (c.UC_ARM_REG_R0, c.UC_ARM_REG_R1, c.UC_ARM_REG_R2, c.UC_ARM_REG_R3),
@@ -146,7 +160,7 @@ class Machine:
         assert [self.cpu.reg_read(r) for r in kept] == [0x11110000 + i for i in range(8)], (
             f"{function} does not keep the registers that it must"
         )
-        assert self.cpu.reg_read(c.UC_ARM_REG_SP) == STACK_TOP - 16
+        assert self.cpu.reg_read(c.UC_ARM_REG_SP) == stack
 
 
 def _check(
@@ -190,7 +204,7 @@ def _check(
     out = out if out is not None else place(out_bytes, 8, "output")
     machine.call(f"call{index}", *arguments, scratch, out)
     have = np.frombuffer(bytes(machine.cpu.mem_read(out, out_bytes)), np.int8)
-    want = expected.reshape(-1)
+    want = np.ascontiguousarray(expected).reshape(-1).view(np.int8)
     wrong = np.flatnonzero(have != want)
     assert not wrong.size, (
         f"{case.note}: {kernel.function} overlap {overlap}: {wrong.size} of {want.size} differ, "

@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 from cortexm import check_on_core
 from kernel_harness import Case
-from random_models import choices, inputs, make, output_scale, scale
+from random_models import choices, inputs, make, output_scale, scale, unary
+from test_binary import binary
 from test_conv_2d import conv
 from test_depthwise_conv_2d import depthwise
 from test_fully_connected import fully_connected
+from test_mean import mean
+from test_move import concatenation, pad, strided_slice
+from test_pool_2d import pool
+from test_quantize import from_float, to_float
+from test_softmax import softmax
 from tflite_builder import TfliteBuilder
 
 CORES = ("cortex-m4", "cortex-m0plus")
@@ -92,3 +98,30 @@ def test_zig(core: str, seed: int, tmp_path: Path) -> None:
     cases += make(6, lambda: relu_conv(rng, kind="DEPTHWISE_CONV_2D"))
     cases += make(6, lambda: fully_connected(rng))
     print(check_on_core(cases, core, tmp_path, compiler="zig"))
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "zig"])
+@pytest.mark.parametrize("core", CORES)
+def test_portable(core: str, compiler: str, seed: int, sample: float, tmp_path: Path) -> None:
+    """The portable kernels where words, saturation and divisions are the core's own."""
+    rng = np.random.default_rng(seed + 3)
+    count = 4 * sample
+    builders = [
+        lambda: conv(rng),
+        lambda: depthwise(rng),
+        lambda: fully_connected(rng),
+        lambda: softmax(rng),
+        lambda: mean(rng),
+        lambda: concatenation(rng),
+        lambda: pad(rng, "PAD"),
+        lambda: strided_slice(rng),
+        lambda: from_float(rng),
+        lambda: to_float(rng),
+        lambda: unary(rng, "LEAKY_RELU", alpha=0.2),
+        lambda: unary(rng, "RELU6"),
+        *(lambda kind=kind: pool(rng, kind) for kind in ("AVERAGE_POOL_2D", "MAX_POOL_2D")),
+        *(lambda kind=kind: binary(rng, kind) for kind in ("ADD", "SUB", "MUL")),
+    ]
+    cases = [case for build in builders for case in make(count, build)]
+    counts = check_on_core(cases, core, tmp_path, compiler=compiler, portable=True)
+    assert len(counts) >= len(builders) - 3, counts
