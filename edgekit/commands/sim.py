@@ -44,7 +44,7 @@ def command(
         baud = target.link.get("baud", 115200)
         console.note(f"virtual {target.name} at {link.port}, {baud} baud; Ctrl-C ends it")
         if "compiled" not in link.counter_title:
-            console.warn(f"blocks are counted in {link.counter_title}")
+            console.warn(f"the board counts in {link.counter_title}")
         interrupted = False
         try:
             link.wait()

@@ -280,6 +280,11 @@ def open(rest: str, target: Target | None, firmware: Firmware | None) -> Virtual
             f"--port virtual:{rest}",
             "virtual, or virtual:profile",
         )
-    return VirtualLink(
+    link = VirtualLink(
         target, firmware.elf, profile="profile" in options, python_counter="python" in options
     )
+    if link.counter_title != "compiled" and "python" not in options:
+        from edgekit.console import warn
+
+        warn(f"the virtual board counts in {link.counter_title}")
+    return link

@@ -11,18 +11,18 @@ thumb      what an instruction is and needs, as features of a block
 timing     features to cycles
 system     the system control space: SysTick, NVIC, SCB, DWT
 uart       UARTs at bit level of their registers, and the line to the outside
-stm32, rp2040, cmsdk   clock trees and the rest of each family
-families   family name to peripherals
+stm32      what the STM32 families share
+families   the families of chips, one module each: stm32l4, stm32g0, stm32u5, stm32h7,
+           rp2040, mps2
 server     a board in a process of its own, and the messages to it
 ========== =====================================================================
 
 A target file says what a board is made of; beyond memory, core and clock the simulator reads
 
 ``sim``
-    ``family``: a module function in :mod:`edgekit.sim.families` ("stm32l4", "stm32h7",
-    "stm32u5", "stm32g0", "rp2040", "mps2"); ``boot``: address of the vector table when it is
-    not the start of the first flash region; ``hse_hz``: external oscillator; ``qemu``: QEMU's
-    machine.
+    ``family``: a module of this package, see :mod:`edgekit.sim.families`; ``boot``: address of
+    the vector table when it is not the start of the first flash region; ``hse_hz``: external
+    oscillator; ``qemu``: QEMU's machine.
 ``timing``
     ``model``: "cortex-m4", "cortex-m33", "cortex-m7" or "cortex-m0plus"; ``basis``: "board"
     when ``constants`` were fitted on this board, "core" when the core's are taken;

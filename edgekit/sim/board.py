@@ -86,7 +86,7 @@ class Counters:
     steps: tuple[StepCount, ...]
     #: by function, of the last inference, callees not included
     functions: dict[str, int]
-    #: by function, estimated cycles without those of the memory system
+    #: of each of the latest inferences, the last one last
     inference_instructions: tuple[int, ...]
     inference_cycles: tuple[int, ...]
     profiled: bool
@@ -696,10 +696,10 @@ class Board:
         for part in parts:
             for feature, count in part.features.items():
                 total_features[feature] = total_features.get(feature, 0) + count
-        log = self.counter.log()
+        log = self.counter.log(first)
         return Counters(
             model=name,
-            inferences=self.counter.inferences,
+            inferences=self.counter.inferences if len(names) == 1 else len(log),
             total=StepCount(
                 sum(part.instructions for part in parts),
                 total_features,

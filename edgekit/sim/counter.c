@@ -37,7 +37,7 @@ typedef struct {
 } ek_reads_t;
 
 typedef struct {
-    uint64_t instructions, cost;
+    uint64_t bucket, instructions, cost;
 } ek_log_t;
 
 typedef struct {
@@ -184,6 +184,7 @@ static void marker_leave(ek_counter_t *c, void *uc, uint32_t address)
         if (top->return_address != address || top->sp != sp) break;
         if (c->inference_last[top->bucket]) {
             ek_log_t *entry = &c->log[c->inferences++ % LOG_LENGTH];
+            entry->bucket = top->bucket;
             entry->instructions = c->instructions - c->inference_start_instructions;
             entry->cost = c->now - c->inference_start_cost;
         }

@@ -50,7 +50,7 @@ class _Reads(ctypes.Structure):
 
 
 class _Log(ctypes.Structure):
-    _fields_ = [("instructions", ctypes.c_uint64), ("cost", ctypes.c_uint64)]
+    _fields_ = [(name, ctypes.c_uint64) for name in ("bucket", "instructions", "cost")]
 
 
 class _Frame(ctypes.Structure):
@@ -178,7 +178,7 @@ class Counter(Protocol):
     def cut(self, instructions: int, cost: int) -> None: ...
     def blocks(self, bucket: int) -> list[BlockCount]: ...
     def reads(self, bucket: int) -> Reads: ...
-    def log(self) -> list[tuple[int, int]]: ...
+    def log(self, bucket: int) -> list[tuple[int, int]]: ...
     def totals(self) -> dict[int, int]: ...
     def raise_error(self) -> None: ...
     def close(self) -> None: ...
@@ -343,11 +343,12 @@ class NativeCounter:
         reads = self._c.reads[bucket]
         return Reads(reads.lines8, reads.lines16, reads.lines32, reads.misses, reads.n)
 
-    def log(self) -> list[tuple[int, int]]:
+    def log(self, bucket: int) -> list[tuple[int, int]]:
+        """Instructions and cost of the latest inferences that ``bucket`` starts."""
         count = self._c.inferences
         first = max(0, count - LOG_LENGTH)
         entries = (self._c.log[index % LOG_LENGTH] for index in range(first, count))
-        return [(entry.instructions, entry.cost) for entry in entries]
+        return [(item.instructions, item.cost) for item in entries if item.bucket == bucket]
 
     def totals(self) -> dict[int, int]:
         totals: dict[int, int] = {}
@@ -390,7 +391,7 @@ class PythonCounter:
         self.event_address = 0
         self._blocks: dict[tuple[int, int], _PyBlock] = {}
         self._reads: dict[int, list[int]] = {}
-        self._log: list[tuple[int, int]] = []
+        self._log: list[tuple[int, int, int]] = []
         self._frames: list[tuple[int, int, int]] = []
         self._bucket = 0
         self._return_address = 1
@@ -487,7 +488,8 @@ class PythonCounter:
         while self._frames and self._frames[-1][1:] == (address, sp):
             if self._setup.inference_last[self._frames[-1][0]]:
                 self.inferences += 1
-                entry = (self.instructions - self._start[0], self.now - self._start[1])
+                spent = (self.instructions - self._start[0], self.now - self._start[1])
+                entry = (self._frames[-1][0], *spent)
                 self._log = [*self._log[1 - LOG_LENGTH :], entry]
             self._frames.pop()
         self._bucket, self._return_address = self._frames[-1][:2] if self._frames else (0, 1)
@@ -546,8 +548,9 @@ class PythonCounter:
     def reads(self, bucket: int) -> Reads:
         return Reads(*self._reads.get(bucket, (0, 0, 0, 0, 0)))
 
-    def log(self) -> list[tuple[int, int]]:
-        return list(self._log)
+    def log(self, bucket: int) -> list[tuple[int, int]]:
+        """Instructions and cost of the latest inferences that ``bucket`` starts."""
+        return [entry[1:] for entry in self._log if entry[0] == bucket]
 
     def totals(self) -> dict[int, int]:
         totals: dict[int, int] = {}

@@ -1,15 +1,19 @@
-"""The families of chips that can be simulated, by the name in a target's ``sim.family``."""
+"""Families of chips that can be simulated: one module of this folder each, found by its name.
+
+A target's ``sim.family`` names the module. The module has ``assemble(board)``, which puts the
+family's peripherals on a board's bus and returns a :class:`Family`, and may have ``SPACES``,
+address spaces of peripherals beyond the architecture's, as (base, bytes).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import re
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 from edgekit.errors import UsageError
-from edgekit.sim.cmsdk import Mps2
-from edgekit.sim.rp2040 import SPACES as RP2040_SPACES
-from edgekit.sim.rp2040 import Rp2040
-from edgekit.sim.stm32 import Stm32G0, Stm32H7, Stm32L4, Stm32U5
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """Peripherals of a chip family, put on a board's bus when it is made."""
+    """The peripherals of a board's chip."""
 
     def cpu_hz(self) -> float:
         """The CPU clock that the registers give, in hertz."""
@@ -26,19 +30,35 @@ class Family(Protocol):
         """What happens out of reset up to the first instruction of the firmware."""
 
 
-FAMILIES: dict[str, Callable[[Board], Family]] = {
-    "mps2": Mps2,
-    "stm32l4": Stm32L4,
-    "stm32h7": Stm32H7,
-    "stm32u5": Stm32U5,
-    "stm32g0": Stm32G0,
-    "rp2040": Rp2040,
-}
+def family_names() -> list[str]:
+    """The families that can be simulated, by the modules of this folder."""
+    folder = Path(__file__).parent
+    return sorted(
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(r"^assemble\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
+
+
+def _module(target: Target) -> ModuleType:
+    name = str(target.sim.get("family", ""))
+    if name not in family_names():
+        raise UsageError(
+            f"{target.name} has no virtual board"
+            + (f": family '{name}' is not known" if name else ""),
+            fix=f"families that can be simulated: {', '.join(family_names())}",
+        )
+    return importlib.import_module(f"edgekit.sim.{name}")
 
 
 def spaces(target: Target) -> tuple[tuple[int, int], ...]:
-    """Address spaces of peripherals beyond the architecture's, as (base, bytes)."""
-    return RP2040_SPACES if target.sim.get("family") == "rp2040" else ()
+    """Address spaces of peripherals beyond the architecture's, as (base, bytes).
+
+    Raises:
+        UsageError: the target names no family that can be simulated.
+    """
+    found: tuple[tuple[int, int], ...] = getattr(_module(target), "SPACES", ())
+    return found
 
 
 def assemble(board: Board) -> Family:
@@ -47,11 +67,5 @@ def assemble(board: Board) -> Family:
     Raises:
         UsageError: the target names no family that can be simulated.
     """
-    name = str(board.target.sim.get("family", ""))
-    if name not in FAMILIES:
-        raise UsageError(
-            f"{board.target.name} has no virtual board"
-            + (f": family '{name}' is not known" if name else ""),
-            fix=f"families that can be simulated: {', '.join(sorted(FAMILIES))}",
-        )
-    return FAMILIES[name](board)
+    family: Family = _module(board.target).assemble(board)
+    return family

@@ -436,3 +436,6 @@ class Rp2040:
             )
         board.write_memory(_BOOT2_RAM, stage)
         board.jump(_BOOT2_RAM | 1, _BOOT2_RAM, 0)
+
+
+assemble = Rp2040

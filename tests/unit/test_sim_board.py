@@ -113,6 +113,25 @@ def test_a_step_outside_an_inference_is_counted_on_its_own(tmp_path: Path) -> No
     assert single.inferences == 1
 
 
+def test_several_models_are_counted_apart(tmp_path: Path) -> None:
+    source = """
+    __attribute__((noinline)) void a_s0(int8_t *p) { for (int i = 0; i < 9; i++) p[i] = 1; }
+    __attribute__((noinline)) void a_invoke(int8_t *p) { a_s0(p); __asm volatile(""); }
+    __attribute__((noinline)) void b_s0(int8_t *p) { for (int i = 0; i < 99; i++) p[i] = 1; }
+    __attribute__((noinline)) void b_invoke(int8_t *p) { b_s0(p); __asm volatile(""); }
+    static int8_t arena[100];
+    void program(void) { a_invoke(arena); b_invoke(arena); a_invoke(arena); }
+    """
+    for python in (False, True):
+        board = Board(_mps2(), build(tmp_path, source), python_counter=python)
+        _run(board)
+        a, b = board.counters("a"), board.counters("b")
+        assert (a.inferences, b.inferences) == (2, 1)
+        assert a.inference_instructions == (a.total.instructions,) * 2
+        assert b.inference_instructions == (b.total.instructions,)
+        assert b.total.instructions > a.total.instructions + 90
+
+
 def test_an_exact_count(tmp_path: Path) -> None:
     source = """
     __attribute__((naked, noinline)) void net_s0(int8_t *arena) {

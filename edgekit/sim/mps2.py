@@ -82,3 +82,6 @@ class Mps2:
     def boot(self) -> None:
         flash = next(r for r in self._board.target.memory if r.kind == "flash")
         self._board.start_at(int(self._board.target.sim.get("boot", flash.origin)))
+
+
+assemble = Mps2
