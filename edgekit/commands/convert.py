@@ -206,6 +206,7 @@ def _print(report: Report) -> None:
     state = "full-integer" if report.full_integer else "NOT full-integer"
     calibrated = {
         "none": "no calibration needed",
+        "trained": "ranges from training",
         "unknown": "calibration unknown",
         "random": "UNCALIBRATED (random values)",
     }.get(kind, f"calibrated with {report.calibration['samples']} samples ({kind})")

@@ -13,7 +13,21 @@ from typing import Any
 from edgekit.errors import ModelError, UsageError
 
 #: Modules whose classes a Keras file may name.
-_TRUSTED = ("keras", "tf_keras", "tensorflow.keras", "tensorflow.python.keras")
+_TRUSTED = (
+    "keras",
+    "tf_keras",
+    "tensorflow.keras",
+    "tensorflow.python.keras",
+    "tensorflow_model_optimization",
+)
+#: Layers of the TensorFlow Model Optimization Toolkit, which Keras 2 files name without module.
+_TOOLKIT_LAYERS = {
+    "QuantizeLayer",
+    "QuantizeWrapper",
+    "QuantizeWrapperV2",
+    "PruneLowMagnitude",
+    "ClusterWeights",
+}
 #: What Keras itself writes with the module "builtins".
 _PLAIN = {"__tensor__", "__numpy__", "__typespec__", "__ellipsis__", "slice", "__tuple__"}
 
@@ -46,6 +60,21 @@ def findings(config: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
         if isinstance(kind, str) and ">" in kind:
             custom.append(kind)
     return tuple(dict.fromkeys(lambdas or functions)), tuple(dict.fromkeys(custom))
+
+
+def uses_optimization_toolkit(config: Any) -> bool:
+    """Whether a model holds layers of quantisation-aware training, pruning or clustering."""
+    return any(
+        node["class_name"] in _TOOLKIT_LAYERS
+        or str(node.get("module")).startswith("tensorflow_model_optimization")
+        for node in _nodes(config)
+        if isinstance(node["class_name"], str)
+    )
+
+
+def is_quantization_aware(config: Any) -> bool:
+    """Whether a model was trained with quantisation, and so knows its ranges."""
+    return any(str(node["class_name"]).startswith("QuantizeWrapper") for node in _nodes(config))
 
 
 def check(config: Any, *, allow_custom_code: bool, has_custom_objects: bool, place: str) -> None:

@@ -75,6 +75,16 @@ def keras2() -> Any:
     return _module("tf_keras", "tf-keras")
 
 
+def optimization_toolkit() -> Any:
+    """The ``tensorflow_model_optimization`` module, which works on Keras 2 models.
+
+    Raises:
+        MissingDependency: it is not installed.
+    """
+    keras2()
+    return _module("tensorflow_model_optimization", "tensorflow-model-optimization")
+
+
 def keras3() -> Any:
     """The ``keras`` module (Keras 3) on TensorFlow. Raises MissingDependency likewise."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -71,7 +71,8 @@ class Provenance:
     """Where a model that edgekit converted came from.
 
     ``calibration`` is where the samples came from: ``npz``, ``images``, …, ``random`` for a
-    model whose ranges mean nothing, ``none`` where none were needed.
+    model whose ranges mean nothing, ``trained`` where training found the ranges, ``none`` where
+    none were needed.
     """
 
     edgekit: str

@@ -149,7 +149,11 @@ def from_float(
     count = len(for_ranges) if for_ranges is not None else 0
     progress(f"converting to {mode}" + (f" with {count} calibration samples" if count else ""))
     raw = quantize.quantize(model, mode, io, for_ranges, per_tensor_dense=request.per_tensor_dense)
-    calibrated = for_ranges.kind if for_ranges is not None else "none"
+    calibrated = "none"
+    if for_ranges is not None:
+        calibrated = for_ranges.kind
+    elif quantize.needs_calibration(mode):
+        calibrated = "trained"
     provenance = Provenance(
         edgekit.__version__, source.sha256, source.format, mode, io, calibrated, count
     )
@@ -178,7 +182,11 @@ def from_float(
 
 
 def _require_calibration(request: Request, source: Source) -> None:
-    if request.calibration_data is None and quantize.needs_calibration(request.quantize):
+    if (
+        request.calibration_data is None
+        and quantize.needs_calibration(request.quantize)
+        and not (request.quantize == "int8" and sources.is_quantization_aware(source))
+    ):
         raise UsageError(
             f"--quantize {request.quantize} needs samples to find the ranges of activations",
             str(source.path),

@@ -75,7 +75,8 @@ def quantize(
         mode: ``int8`` (per-channel weights), ``int16x8`` (16-bit activations), ``float16`` and
             ``dynamic`` (8-bit weights, float activations).
         io: type of the graph's inputs and outputs.
-        samples: calibration samples; needed by int8 and int16x8.
+        samples: calibration samples; needed by int16x8, and by int8 unless the model was
+            trained with quantisation.
         per_tensor_dense: one scale for the weights of a fully connected layer, as runtimes
             before 2024 and the Edge TPU's compiler want it; by default one per output.
 
@@ -94,13 +95,14 @@ def quantize(
             )
             if mode == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if samples is not None and needs_calibration(mode):
-                converter.representative_dataset = lambda: _feed(samples)
-                converter.target_spec.supported_ops = [
-                    lite.OpsSet.TFLITE_BUILTINS_INT8
-                    if mode == "int8"
-                    else lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-                ]
+            if needs_calibration(mode):
+                if samples is not None:
+                    converter.representative_dataset = lambda: _feed(samples)
+                    converter.target_spec.supported_ops = [
+                        lite.OpsSet.TFLITE_BUILTINS_INT8
+                        if mode == "int8"
+                        else lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+                    ]
                 dtype = getattr(tf, io)
                 converter.inference_input_type = dtype
                 converter.inference_output_type = dtype

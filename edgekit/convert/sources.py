@@ -242,6 +242,17 @@ def load(
     return model
 
 
+def is_quantization_aware(source: Source) -> bool:
+    """Whether a Keras model was trained with quantisation, so that it needs no calibration.
+
+    Raises:
+        ModelError: the model's configuration is damaged.
+    """
+    return source.format in ("keras", "h5") and custom_code.is_quantization_aware(
+        _keras_config(source)
+    )
+
+
 def _keras_config(source: Source) -> Any:
     place = str(source.path)
     try:
@@ -262,8 +273,9 @@ def _load_keras(
     shapes: dict[str, tuple[int, ...]],
 ) -> FloatModel:
     place = str(source.path)
+    config = _keras_config(source)
     custom_code.check(
-        _keras_config(source),
+        config,
         allow_custom_code=allow_custom_code,
         has_custom_objects=custom_objects is not None,
         place=place,
@@ -272,14 +284,25 @@ def _load_keras(
     first = source.keras_version or ("2" if source.format == "h5" else "3")
     keras = frameworks.keras2() if first.startswith(("1", "2")) else frameworks.keras3()
     objects = custom_code.load_custom_objects(custom_objects) if custom_objects else None
+    toolkit = None
+    if custom_code.uses_optimization_toolkit(config):
+        toolkit = frameworks.optimization_toolkit()
     try:
-        with frameworks.captured_output(), _named_for_loader(source) as name:
+        with (
+            frameworks.captured_output(),
+            _known_to_keras(toolkit),
+            _named_for_loader(source) as name,
+        ):
             model = keras.models.load_model(
                 name,
                 custom_objects=objects,
                 compile=False,
                 safe_mode=not allow_custom_code,
             )
+            if toolkit is not None:
+                # Wrappers that were left on would only copy their masks.
+                model = toolkit.sparsity.keras.strip_pruning(model)
+                model = toolkit.clustering.keras.strip_clustering(model)
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
@@ -305,6 +328,20 @@ def _load_keras(
 
     names = [str(name) for name in getattr(model, "output_names", [])]
     return _trace(call, inputs, names, place, owner=model)
+
+
+@contextmanager
+def _known_to_keras(toolkit: Any) -> Iterator[None]:
+    """Makes the optimisation toolkit's layers known to the Keras loader."""
+    if toolkit is None:
+        yield
+        return
+    with (
+        toolkit.quantization.keras.quantize_scope(),
+        toolkit.sparsity.keras.prune_scope(),
+        toolkit.clustering.keras.cluster_scope(),
+    ):
+        yield
 
 
 @contextmanager

@@ -216,6 +216,32 @@ def test_code_and_custom_objects_only_when_allowed(convert: Convert, tmp_path: P
     assert report.full_integer
 
 
+def test_quantisation_aware_and_pruned_models(convert: Convert, tmp_path: Path) -> None:
+    toolkit = pytest.importorskip("tensorflow_model_optimization")
+    import tf_keras
+
+    layers = tf_keras.layers
+    model = tf_keras.Sequential(
+        [layers.Input((8, 8, 1)), layers.Conv2D(4, 3, activation="relu"), layers.Flatten()]
+    )
+    aware = toolkit.quantization.keras.quantize_model(model)
+    aware.compile("adam", "mse")
+    stream = np.random.RandomState(0)
+    aware.fit(stream.rand(64, 8, 8, 1), stream.rand(64, 144), verbose=0)
+    aware.save(tmp_path / "aware.h5")
+    report, converted = convert(tmp_path / "aware.h5")
+    assert report.full_integer
+    assert report.calibration == {"kind": "trained", "samples": 0}
+    assert not report.uncalibrated
+    assert converted.input_tensors[0].dtype == "int8"
+    toolkit.sparsity.keras.prune_low_magnitude(model).save(tmp_path / "pruned.h5")
+    report, _ = convert(tmp_path / "pruned.h5", calibration_data="random")
+    assert report.full_integer
+    assert set(report.ops) == {"CONV_2D", "RESHAPE"}
+    with pytest.raises(UsageError, match="needs samples"):
+        convert(tmp_path / "pruned.h5")
+
+
 def test_two_inputs_and_open_shapes(convert: Convert, tmp_path: Path) -> None:
     keras = pytest.importorskip("keras")
     layers = keras.layers
