@@ -89,7 +89,7 @@ def problem_of(
             planner.Item(b.nbytes, b.first, b.last, align)
             for b, align in zip(buffers, _alignments(program, kernels, buffers), strict=True)
         ),
-        permissions=_permissions(program, kernels, buffers) if overlap else (),
+        permissions=_permissions(program, kernels, buffers, keep_input) if overlap else (),
     )
     return buffers, problem
 
@@ -145,9 +145,12 @@ def _alignments(
 
 
 def _permissions(
-    program: Program, kernels: Sequence[Kernel], buffers: Sequence[Buffer]
+    program: Program, kernels: Sequence[Kernel], buffers: Sequence[Buffer], keep_input: bool
 ) -> tuple[planner.Permission, ...]:
     """Which outputs may lie over which dying inputs."""
+    # The caller reads these after the last step: they do not die in it.
+    lasting = {program.home(index) for index in program.outputs}
+    lasting |= {program.home(index) for index in program.inputs} if keep_input else set()
     place = {b.tensor: i for i, b in enumerate(buffers) if b.role != "scratch"}
     found = []
     for position, (step, kernel) in enumerate(zip(program.steps, kernels, strict=True)):
@@ -161,6 +164,8 @@ def _permissions(
                     dying.setdefault(place[program.home(tensor)], []).append(use)
             for item, uses in dying.items():
                 if item == out or buffers[item].last != position:
+                    continue
+                if buffers[item].tensor in lasting:
                     continue
                 groups = tuple(
                     tuple(
