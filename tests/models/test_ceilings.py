@@ -1,0 +1,44 @@
+"""The MLPerf Tiny models stay below their ceilings on every core; counts are of gcc 12.2."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import mlperf_tiny
+
+VERSION = "12.2"
+
+
+def compiler_version() -> str:
+    gcc = shutil.which("arm-none-eabi-gcc")
+    if gcc is None:
+        return ""
+    result = subprocess.run([gcc, "-dumpfullversion"], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+pytestmark = pytest.mark.skipif(
+    not compiler_version().startswith(VERSION),
+    reason=f"the ceilings are those of arm-none-eabi-gcc {VERSION}",
+)
+
+
+@pytest.mark.parametrize("core", list(mlperf_tiny.PUBLISHED["cores"]))
+@pytest.mark.parametrize("name", list(mlperf_tiny.PUBLISHED["models"]))
+def test_ceilings(mlperf: Path, name: str, core: str) -> None:
+    (row,) = mlperf_tiny.measure(mlperf, [name], [core])
+    assert row["equal_to_tflm"] is True
+    assert mlperf_tiny.crossed(row) == []
+
+
+def test_baseline_input() -> None:
+    """The first bytes of the recipe, computed by hand from the seed."""
+    assert np.array_equal(mlperf_tiny.baseline_input(1).view(np.uint8), [0x87])
