@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -18,9 +19,9 @@ from edgekit.engines import aot
 from edgekit.engines.aot import emit, passes
 from edgekit.engines.aot.host import HostRunner, StepReference
 from edgekit.engines.aot.ir import program_of
-from edgekit.errors import FitError, ModelError, UsageError
+from edgekit.errors import EdgekitError, FitError, ModelError, UsageError
 from edgekit.graph import Model, read_model
-from edgekit.records import Artifact
+from edgekit.records import Artifact, from_json
 from edgekit.targets import Target, load_target
 
 _SCALE = {"scale": 0.05, "zero_point": -3}
@@ -234,6 +235,11 @@ def test_the_folder_is_whole(tmp_path: Path, host: Target) -> None:
     artifact = _compile(_pad_conv_relu(), tmp_path / "out", host)
     found = {str(p.relative_to(artifact.folder)) for p in artifact.folder.rglob("*") if p.is_file()}
     assert found == set(artifact.files)
+    manifest = json.loads((artifact.folder / "manifest.json").read_text())
+    assert manifest["stage"] == "compile"
+    assert manifest["model"]["macs"] == artifact.model_macs
+    again = from_json(Artifact, manifest["artifact"])
+    assert dataclasses.replace(again, folder=artifact.folder) == artifact
     header = (artifact.folder / "pads.h").read_text()
     assert artifact.model_sha256 in header
     assert "edgekit compile" in header
@@ -361,3 +367,37 @@ def test_branches_are_ordered_for_the_least_memory(tmp_path: Path, host: Target)
     assert artifact.plan is not None
     assert artifact.plan.arena_bytes < 2 * 4 * 4 * 32
     _check(model, artifact)
+
+
+def test_damaged_files_are_refused_or_run(seed: int) -> None:
+    """Whatever is in a file, it ends in a plan or in an error that a user can read."""
+    raws = [_pad_conv_relu(2).raw, _with_dead_channels("SAME", 127).raw]
+    rng = np.random.default_rng(seed)
+    planned = refused = 0
+    for number in range(600):
+        raw = bytearray(raws[number % 2])
+        for _ in range(int(rng.integers(1, 4))):
+            raw[int(rng.integers(8, len(raw)))] = int(rng.choice([0, 1, 2, 127, 128, 255]))
+        try:
+            aot.decide(read_model(bytes(raw)), None)
+            planned += 1
+        except EdgekitError:
+            refused += 1
+    assert planned > 50
+    assert refused > 50
+
+
+def test_contradictions_are_refused(host: Target) -> None:
+    model = _pad_conv_relu()
+    graph = model.main
+    for index, shape in ((5, (1, 7, 7, 4)), (3, (4, 3, 4, 3)), (0, (1, 6, 5))):
+        tensors = list(graph.tensors)
+        tensors[index] = dataclasses.replace(tensors[index], shape=shape)
+        changed = dataclasses.replace(graph, tensors=tuple(tensors))
+        with pytest.raises(ModelError):
+            aot.decide(dataclasses.replace(model, graphs=(changed,)), None)
+    backwards = dataclasses.replace(graph, ops=tuple(reversed(graph.ops)))
+    with pytest.raises(ModelError, match="before it is computed"):
+        aot.decide(dataclasses.replace(model, graphs=(backwards,)), None)
+    nothing = dataclasses.replace(graph, ops=())
+    assert not aot.supports(dataclasses.replace(model, graphs=(nothing,)), host).ok

@@ -19,6 +19,7 @@ from edgekit.errors import FitError, ModelError, UsageError
 from edgekit.records import Artifact, Plan, to_json
 
 if TYPE_CHECKING:
+    from edgekit.engines.aot.ir import Program
     from edgekit.engines.aot.memory import Layout
     from edgekit.graph import Model
     from edgekit.targets import Target
@@ -94,13 +95,11 @@ def supports(model: Model, target: Target | None) -> Support:
 @lru_cache(maxsize=4)
 def _missing(model: Model) -> tuple[str, ...]:
     """Why steps cannot run. Every operator has a portable kernel, so no target is asked."""
-    from edgekit.engines.aot import passes, select
-    from edgekit.engines.aot.ir import program_of
+    from edgekit.engines.aot import select
     from edgekit.engines.aot.lowering import Unsupported
 
     try:
-        _check_graph(model)
-        program = passes.run(program_of(model))
+        program = _passed(model)
     except ModelError as error:
         return (error.what,)
     missing = []
@@ -109,6 +108,8 @@ def _missing(model: Model) -> tuple[str, ...]:
             select.candidates(program, step, None)
         except Unsupported as error:
             missing.append(f"{program.place(step)}: {error}")
+        except ModelError as error:
+            missing.append(f"{error.where}: {error.what}")
     return tuple(missing)
 
 
@@ -150,12 +151,10 @@ def decide(model: Model, target: Target | None, options: Options | None = None) 
     Raises:
         ModelError: the model holds what the engine does not take.
     """
-    from edgekit.engines.aot import memory, passes, select, trade
-    from edgekit.engines.aot.ir import program_of
+    from edgekit.engines.aot import memory, select, trade
 
     chosen = options or Options()
-    _check_graph(model)
-    program = passes.run(program_of(model), debug_steps=chosen.debug_steps)
+    program = _passed(model, debug_steps=chosen.debug_steps)
     kernels, alternatives = select.choose(
         program, target, goal=chosen.optimize, forced=chosen.kernels
     )
@@ -168,6 +167,23 @@ def decide(model: Model, target: Target | None, options: Options | None = None) 
     )
 
 
+def _passed(model: Model, *, debug_steps: bool = False) -> Program:
+    """The model as a checked program after all passes."""
+    from edgekit.engines.aot import passes
+    from edgekit.engines.aot.check import check_model, check_step
+    from edgekit.engines.aot.ir import program_of
+
+    check_model(model)
+    program = program_of(model)
+    for step in program.steps:
+        check_step(program, step)
+    try:
+        return passes.run(program, debug_steps=debug_steps)
+    except (ValueError, IndexError, KeyError, ArithmeticError, TypeError) as error:
+        # A file may hold anything; a pass that stumbles over it has found it out.
+        raise ModelError(f"the graph makes no sense ({error})", model.name) from error
+
+
 def model_macs(model: Model) -> int:
     """Multiply-accumulates of the model as it is, before any pass."""
     from edgekit.engines.aot import select
@@ -175,43 +191,6 @@ def model_macs(model: Model) -> int:
 
     program = program_of(model)
     return sum(select.macs(program, step) for step in program.steps)
-
-
-def _check_graph(model: Model) -> None:
-    """Refuses what no step can express."""
-    from edgekit.engines.aot.lowering import CTYPES
-
-    if len(model.graphs) > 1:
-        raise ModelError(
-            f"the model has {len(model.graphs)} graphs (control flow), the engine aot takes one",
-            model.name,
-            "--engine tflm",
-        )
-    if not model.outputs:
-        raise ModelError("the model has no output", model.name)
-    for word, tensors in (("input", model.input_tensors), ("output", model.output_tensors)):
-        for tensor in tensors:
-            if tensor.dtype not in CTYPES:
-                raise ModelError(
-                    f"the {word} '{tensor.name}' is {tensor.dtype}, which the engine aot does"
-                    " not take",
-                    model.name,
-                    "edgekit convert --input-type int8, which makes int8 models",
-                )
-    for tensor in model.tensors:
-        if -1 in tensor.shape_signature[1:]:
-            raise ModelError(
-                f"tensor '{tensor.name}' has no fixed shape: {list(tensor.shape_signature)}",
-                model.name,
-                "convert the model with fixed input shapes",
-            )
-        if tensor.is_variable:
-            raise ModelError(
-                f"tensor '{tensor.name}' keeps state between inferences, which the engine aot"
-                " does not take",
-                model.name,
-                "--engine tflm",
-            )
 
 
 def compile(

@@ -161,7 +161,7 @@ class _Emitter:
         defines = [
             (f"{self.upper}_ARENA_BYTES", str(plan.arena_bytes)),
             (f"{self.upper}_ARENA_ALIGN", str(self.layout.align_bytes)),
-            (f"{self.upper}_STEP_COUNT", str(len(plan.steps))),
+            (f"{self.upper}_STEP_COUNT", f"{len(plan.steps)}u"),
         ]
         functions: list[str] = []
         for word, views in (("input", plan.inputs), ("output", plan.outputs)):
@@ -228,15 +228,12 @@ class _Emitter:
         }
         span_text = "".join(
             f"static const ek_span_t {prefix}_{name}[{max(len(values), 1)}] = {{\n"
-            + (
-                "".join(f"    {{{offset}u, {nbytes}u}},\n" for offset, nbytes in values)
-                or "    {0u, 0u},\n"
-            )
+            # A model of constants alone would have no inputs; C has no empty arrays.
+            + "".join(f"    {{{at}u, {n}u}},\n" for at, n in values or [(0, 0)])
             + "};\n\n"
             for name, values in spans.items()
         )
-        steps = "".join(f"    {prefix}_s{i},\n" for i in range(count)) or "    0,\n"
-        guard = f"index < {self.upper}_STEP_COUNT" if count else "0"
+        steps = "".join(f"    {prefix}_s{i},\n" for i in range(count))
         return (
             f"{self._banner()}"
             f'#include "{prefix}.h"\n\n#include <stddef.h>\n\n'
@@ -249,12 +246,13 @@ class _Emitter:
             "#endif\n"
             "#define EK_INSTANCE static __attribute__((noinline))\n\n"
             f"{bodies}"
-            f"static void (*const {prefix}_steps[{max(count, 1)}])(int8_t *arena) = {{\n"
+            f"static void (*const {prefix}_steps[{count}])(int8_t *arena) = {{\n"
             f"{steps}}};\n\n"
             f"void {prefix}_step(int8_t *arena, uint32_t index) {{\n"
-            f"    if ({guard}) {{\n        {prefix}_steps[index](arena);\n    }}\n}}\n\n"
+            f"    if (index < {self.upper}_STEP_COUNT) {{\n"
+            f"        {prefix}_steps[index](arena);\n    }}\n}}\n\n"
             f"void {prefix}_invoke(int8_t *arena) {{\n"
-            f"    for (uint32_t i = 0; i < {count}u; ++i) {{\n"
+            f"    for (uint32_t i = 0; i < {self.upper}_STEP_COUNT; ++i) {{\n"
             f"        {prefix}_steps[i](arena);\n    }}\n}}\n\n"
             f"{span_text}"
             f"const ek_model_t {prefix}_model = {{\n"

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from edgekit.engines.aot import ops
+from edgekit.engines.aot.check import check_step
 from edgekit.engines.aot.ir import Instruction, Program
 from edgekit.engines.aot.lowering import Kernel, Unsupported
 from edgekit.errors import ModelError
@@ -22,11 +23,17 @@ def candidates(program: Program, step: Instruction, target: Target | None) -> tu
 
     Raises:
         Unsupported: there is none.
+        ModelError: the step's tensors contradict each other.
     """
     module = ops.find(step.kind)
     if module is None:
         raise Unsupported("the engine has no kernel for this operator")
-    found: tuple[Kernel, ...] = module.lower(program.node(step), target)
+    check_step(program, step)
+    try:
+        found: tuple[Kernel, ...] = module.lower(program.node(step), target)
+    except (ValueError, IndexError, KeyError, ArithmeticError, TypeError) as error:
+        # A file may hold anything; what a lowering stumbles over is no fault of the program's.
+        raise Unsupported(f"its tensors or options make no sense ({error})") from error
     fitting = tuple(kernel for kernel in found if runs_on(kernel, target))
     if not fitting:
         raise Unsupported("none of its kernels runs on the target's core")
