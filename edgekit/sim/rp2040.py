@@ -342,6 +342,53 @@ class _Ssi(Device):
         return 0 if offset == self.DR0 else super().peek(offset)
 
 
+class _Sio(Device):
+    """The single-cycle I/O block: outputs with their set, clear and flip registers (2.3.1.2), and
+    the integer divider (2.3.1.5), whose results are ready at once."""
+
+    _OUTPUTS = (0x10, 0x20)
+    _UDIVIDEND, _UDIVISOR, _SDIVIDEND, _SDIVISOR, _QUOTIENT, _REMAINDER, _CSR = range(0x60, 0x7C, 4)
+
+    def __init__(self) -> None:
+        super().__init__("SIO", 0xD0000000, 0x200)
+        self._dirty = False
+
+    def read(self, offset: int) -> int:
+        if offset == self._CSR:  # READY, DIRTY
+            return 1 | int(self._dirty) << 1
+        if offset == self._QUOTIENT:
+            self._dirty = False
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        for output in self._OUTPUTS:
+            before = self.peek(output)
+            changed = {4: before | value, 8: before & ~value, 12: before ^ value}
+            if offset - output in changed:
+                self.values[output] = changed[offset - output]
+                return
+        super().write(offset, value)
+        if self._UDIVIDEND <= offset <= self._SDIVISOR:
+            # the signed and the unsigned names are one pair of registers
+            self.values[offset ^ 8] = value
+            self._divide(signed=offset >= self._SDIVIDEND)
+        if self._UDIVIDEND <= offset <= self._REMAINDER:
+            self._dirty = True
+
+    def _divide(self, *, signed: bool) -> None:
+        dividend, divisor = self.peek(self._UDIVIDEND), self.peek(self._UDIVISOR)
+        if signed:
+            dividend, divisor = (v - (1 << 32) if v >> 31 else v for v in (dividend, divisor))
+        if divisor == 0:
+            quotient, remainder = (1 if signed and dividend < 0 else -1), dividend
+        else:
+            quotient = abs(dividend) // abs(divisor)
+            quotient = -quotient if (dividend < 0) != (divisor < 0) else quotient
+            remainder = dividend - quotient * divisor
+        self.values[self._QUOTIENT] = quotient & 0xFFFFFFFF
+        self.values[self._REMAINDER] = remainder & 0xFFFFFFFF
+
+
 class Rp2040:
     """The chip of the Raspberry Pi Pico."""
 
@@ -378,7 +425,7 @@ class Rp2040:
             Device("PSM", 0x40010000, 0x1000, {0x0C: 0x1FFFF}),
             Device("ROSC", 0x40060000, 0x1000, {0x18: 1 << 31}),
             Device("VREG_AND_CHIP_RESET", 0x40064000, 0x1000),
-            Device("SIO", 0xD0000000, 0x200),
+            _Sio(),
         ):  # fmt: skip
             bus.add(device)
         baud = int(target.link.get("baud", 115200))

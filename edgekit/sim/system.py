@@ -26,6 +26,7 @@ class SystemControl(Device):
     _SYST_CSR, _SYST_RVR, _SYST_CVR, _SYST_CALIB = 0xE010, 0xE014, 0xE018, 0xE01C
     _ISER, _ICER, _ISPR, _ICPR = 0xE100, 0xE180, 0xE200, 0xE280
     _CPUID, _ICSR, _VTOR, _AIRCR = 0xED00, 0xED04, 0xED08, 0xED0C
+    _CCSIDR, _CSSELR = 0xED80, 0xED84
     _CCR, _SHPR1, _CPACR, _DEMCR = 0xED14, 0xED18, 0xED88, 0xEDFC
     _ITM_LAR = 0x0FB0
     _CPUIDS = {
@@ -55,7 +56,7 @@ class SystemControl(Device):
         self._cycles_from = 0  # CYCCNT = counter while it runs
         self._cycles_held: int | None = 0
         self._tick_from = 0  # time at which SysTick held its reload value
-        self._counted = False
+        self._wraps_seen = 0
         self._tick_next = NEVER
         self.enabled: set[int] = set()
         self.pending: set[int] = set()
@@ -82,13 +83,13 @@ class SystemControl(Device):
             return False
         period = (reload + 1) * self._tick_divider()
         wraps = (self._b.counter.now - self._tick_from) // period
-        seen = self.values.get(-1, 0)
-        self.values[-1] = wraps
+        seen = self._wraps_seen
+        self._wraps_seen = wraps
         return wraps > seen
 
     def _tick_restart(self) -> None:
         self._tick_from = self._b.counter.now
-        self.values[-1] = 0
+        self._wraps_seen = 0
         self._schedule()
 
     def _schedule(self) -> None:
@@ -120,9 +121,8 @@ class SystemControl(Device):
             return self._cyccnt() & 0xFFFFFFFF
         if offset == self._SYST_CSR:
             value = self.peek(offset) & 7
-            if self._tick_wrapped() or self._counted:
-                value |= 1 << 16
-            self._counted = False
+            if self._tick_wrapped():
+                value |= 1 << 16  # COUNTFLAG, cleared by this read
             return value
         if offset == self._SYST_CVR:
             return self._tick_value()
@@ -133,6 +133,10 @@ class SystemControl(Device):
         if offset == self._ICSR:
             active = self.active[-1] if self.active else 0
             return active | (1 << 28 if PENDSV in self.pending else 0)
+        if offset == self._CCSIDR and self._core == "cortex-m7":
+            # 16 KB each: 4 ways x 128 sets of data, 2 ways x 256 sets of instructions
+            sets, ways = (256, 2) if self.peek(self._CSSELR) & 1 else (128, 4)
+            return (sets - 1) << 13 | (ways - 1) << 3 | 1
         return super().read(offset)
 
     @staticmethod
@@ -176,7 +180,6 @@ class SystemControl(Device):
             super().write(offset, value)
             self._cyccnt_update()
         elif offset == self._SYST_CVR:
-            self._counted = False
             self.values[offset] = 0
             self._tick_restart()
         elif offset in (self._SYST_CSR, self._SYST_RVR):

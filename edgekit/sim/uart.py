@@ -278,6 +278,11 @@ class StmUart(Device):
         elif offset == self.BRR and self.peek(self.CR1) & self._UE:
             raise BoardFault(f"{self.name}: BRR may only be written while the UART is off (CR1.UE)")
         else:
+            wants = offset == self.CR1 and value & 0x1F0 or offset == self.CR3 and value & 0xC0
+            if wants:
+                raise BoardFault(
+                    f"{self.name}: interrupts and DMA of UARTs are not simulated; poll ISR"
+                )
             if offset == self.CR1:
                 self.wire.depth = 8 if value & self._FIFOEN else 1
             super().write(offset, value)
@@ -289,7 +294,8 @@ class StmUart(Device):
 class Pl011(Device):
     """The RP2040's UART."""
 
-    DR, FR, IBRD, FBRD, LCR_H, CR, ICR = 0x00, 0x18, 0x24, 0x28, 0x2C, 0x30, 0x44
+    DR, FR, IBRD, FBRD, LCR_H, CR = 0x00, 0x18, 0x24, 0x28, 0x2C, 0x30
+    IMSC, DMACR = 0x38, 0x48
     data_offsets = frozenset({DR})
 
     def __init__(
@@ -341,6 +347,8 @@ class Pl011(Device):
             self._check_pins()
             self.wire.send(value & 0xFF)
             return
+        if offset in (self.IMSC, self.DMACR) and value:
+            raise BoardFault(f"{self.name}: interrupts and DMA of UARTs are not simulated; poll FR")
         super().write(offset, value)
         if offset == self.LCR_H:
             self._latched = (self.peek(self.IBRD) & 0xFFFF) << 6 | self.peek(self.FBRD) & 0x3F
@@ -396,6 +404,8 @@ class CmsdkUart(Device):
                 self.wire.overrun = False
         elif offset == self.INTSTATUS:
             pass  # write 1 to clear; interrupts are not raised here
+        elif offset == self.CTRL and value & 0x3C:
+            raise BoardFault(f"{self.name}: interrupts of UARTs are not simulated; poll STATE")
         else:
             super().write(offset, value)
 

@@ -10,6 +10,7 @@ from sim_programs import build
 from edgekit.sim.board import Board, Fault
 from edgekit.sim.device import BoardFault
 from edgekit.sim.rp2040 import crc32_boot2
+from edgekit.sim.symbols import Image
 from edgekit.sim.uart import StmUart
 from edgekit.targets import load_target
 
@@ -217,3 +218,105 @@ def test_the_crc_of_the_second_stage() -> None:
 def test_a_second_stage_without_its_crc_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(Fault, match="second boot stage's CRC"):
         _board(tmp_path, "pico")
+
+
+def _started_pico(folder: Path) -> Board:
+    """A Pico whose flash starts with 256 bytes that carry the right CRC."""
+    elf = build(
+        folder,
+        "const uint32_t filler[64] = { 1 }; void program(void) { (void)filler; }",
+        core="cortex-m0plus",
+        flash=0x10000000,
+        flags=("-fkeep-static-consts",),
+    )
+    first = next(item for item in Image(elf).segments if item.address == 0x10000000)
+    data = bytearray(elf.read_bytes())
+    at = data.index(first.data[:64])
+    if len(first.data) < 256:
+        pytest.skip("the compiler left the filler out")
+    data[at + 252 : at + 256] = crc32_boot2(bytes(data[at : at + 252])).to_bytes(4, "little")
+    elf.write_bytes(data)
+    return Board(load_target("pico"), elf)
+
+
+_CLOCKS, _RESETS, _XOSC, _PLL = 0x40008000, 0x4000C000, 0x40024000, 0x40028000
+_CLEAR, _SET = 0x3000, 0x2000
+_PICO_WAY = {
+    "XOSC": (_XOSC, 0xFABAA0),
+    "released": (_RESETS + _CLEAR, 1 << 12 | 1 << 22 | 1 << 5 | 1 << 8),
+    "REFDIV": (_PLL, 1),
+    "FBDIV": (_PLL + 8, 125),
+    "power": (_PLL + 4 + _CLEAR, 1 | 1 << 5),
+    "PRIM": (_PLL + 12, 6 << 16 | 2 << 12),
+    "dividers": (_PLL + 4 + _CLEAR, 1 << 3),
+    "ref": (_CLOCKS + 0x30, 2),
+    "sys": (_CLOCKS + 0x3C + _SET, 1),
+}
+
+
+def test_the_pico_s_clock(tmp_path: Path) -> None:
+    board = _started_pico(tmp_path)
+    assert board.cpu_hz() == 6.5e6
+    _do(board, *_PICO_WAY.values())
+    assert board.cpu_hz() == 125e6
+    assert board.bus.read(_CLOCKS + 0x44, 4) == 2
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        ("XOSC", "before the crystal is stable"),
+        ("released", "held in reset"),
+        ("power", "PLL_SYS is not locked"),
+        ("dividers", "post dividers are off"),
+        ("FBDIV", "FBDIV is 0"),
+    ],
+)
+def test_what_is_left_out_on_the_pico_is_told(tmp_path: Path, without: str, message: str) -> None:
+    board = _started_pico(tmp_path)
+    with pytest.raises(BoardFault, match=message):
+        _do(board, *(write for key, write in _PICO_WAY.items() if key != without))
+
+
+def test_too_fast_a_clock_is_told_on_the_pico(tmp_path: Path) -> None:
+    board = _started_pico(tmp_path)
+    with pytest.raises(BoardFault, match="beyond 133 MHz"):
+        _do(board, *(_PICO_WAY | {"PRIM": (_PLL + 12, 5 << 16 | 2 << 12)}).values())
+
+
+@pytest.mark.parametrize(
+    ("signed", "dividend", "divisor"), [(0, 100, 7), (0, 0xFFFFFFFF, 3), (1, -100, 7), (1, 9, -2)]
+)
+def test_the_pico_s_divider(tmp_path: Path, signed: int, dividend: int, divisor: int) -> None:
+    board = _started_pico(tmp_path)
+    first = 0xD0000000 + (0x68 if signed else 0x60)
+    _do(board, (first, dividend & 0xFFFFFFFF), (first + 4, divisor & 0xFFFFFFFF))
+    quotient = int(dividend / divisor)
+    assert board.bus.read(0xD0000070, 4) == quotient & 0xFFFFFFFF
+    assert board.bus.read(0xD0000074, 4) == (dividend - quotient * divisor) & 0xFFFFFFFF
+
+
+def test_the_second_stage_talks_to_the_flash(tmp_path: Path) -> None:
+    board = _started_pico(tmp_path)
+    data, status = 0x18000060, 0x18000028
+
+    def exchange(*sent: int) -> list[int]:
+        for byte in sent:
+            board.bus.write(data, 4, byte)
+        assert board.bus.read(status, 4) & 4
+        return [board.bus.read(data, 4) for _ in sent]
+
+    assert exchange(0x35, 0)[1] == 0
+    exchange(0x31, 2)
+    assert exchange(0x35, 0)[1] == 0, "a write needs to be enabled"
+    exchange(0x06)
+    exchange(0x31, 2)
+    assert exchange(0x35, 0)[1] == 2
+    assert exchange(0x05, 0)[1] == 0
+
+
+def test_interrupt_driven_uarts_are_told(tmp_path: Path) -> None:
+    board = _board(tmp_path, "nucleo-l4r5zi")
+    _do(board, *_L4.values(), (0x4002105C, 1))
+    with pytest.raises(BoardFault, match="not simulated"):
+        _do(board, (0x40008000, 1 << 5))
