@@ -66,7 +66,7 @@ class Axis:
     def padded(self) -> bool:
         """Whether any window hangs over an edge."""
         reach = (self.out - 1) * self.stride - self.before + (self.kernel - 1) * self.dilation
-        return self.before > 0 or reach >= self.size
+        return self.out > 0 and (self.before > 0 or reach >= self.size)
 
 
 def window_axis(

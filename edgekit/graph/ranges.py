@@ -443,6 +443,15 @@ def _hull(
     return low + bias, high + bias
 
 
+def _groups(data: Tensor, weights: Tensor) -> int:
+    """Groups of a convolution: each reads a share of the inputs, and makes one of the outputs."""
+    count, depth = weights.shape[0], weights.shape[3]
+    groups = data.shape[3] // depth
+    if groups < 1 or groups * depth != data.shape[3] or count < groups or count % groups:
+        raise ValueError("groups that do not divide the channels")
+    return groups
+
+
 def _forward_conv(analysis: _Analysis, op: Op) -> Interval | None:
     import numpy as np
 
@@ -451,9 +460,7 @@ def _forward_conv(analysis: _Analysis, op: Op) -> Interval | None:
     low, high = low - data.zero_point, high - data.zero_point
     values = weights.data()
     count, depth = weights.shape[0], weights.shape[3]
-    groups = data.shape[3] // depth
-    if groups * depth != data.shape[3] or count % groups:
-        raise ValueError("groups that do not divide the channels")
+    groups = _groups(data, weights)
     per_group = count // groups
     bounds = [
         _products(
@@ -557,7 +564,7 @@ def _backward_conv(analysis: _Analysis, op: Op) -> bool:
 
     data, weights, output, classes = _conv_parts(analysis, op)
     computed = analysis._varies(output.index)
-    groups = data.shape[3] // weights.shape[3]
+    groups = _groups(data, weights)
     per_group = weights.shape[0] // groups
     values = weights.data() != 0
     used = np.concatenate(

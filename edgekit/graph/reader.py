@@ -8,25 +8,14 @@ exist or a tensor whose bytes do not fit its shape is a :class:`~edgekit.errors.
 from __future__ import annotations
 
 import hashlib
-import struct
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ModelError
 from edgekit.graph import schema
+from edgekit.graph.flatbuffer import Malformed, Table, follow
 from edgekit.graph.model import Graph, Model, Op, Quantization, Tensor
 
-_SCALARS = {
-    "bool": struct.Struct("<?"), "int8": struct.Struct("<b"), "uint8": struct.Struct("<B"),
-    "int16": struct.Struct("<h"), "uint16": struct.Struct("<H"),
-    "int32": struct.Struct("<i"), "uint32": struct.Struct("<I"),
-    "int64": struct.Struct("<q"), "uint64": struct.Struct("<Q"),
-    "float32": struct.Struct("<f"),
-}  # fmt: skip
-_UINT32 = _SCALARS["uint32"]
-
-#: More tensors, operators or buffers than this is no model that anybody can run.
-_MAX_ITEMS = 1_000_000
 #: TensorFlow itself allows 6 to 8 dimensions; anything far beyond is garbage.
 _MAX_RANK = 16
 _MAX_ELEMENTS = 1 << 40
@@ -39,108 +28,6 @@ _ENUM_FIELDS = {
     "padding": schema.PADDINGS,
     "fused_activation_function": schema.ACTIVATIONS,
 }
-
-
-class _Malformed(Exception):
-    """The bytes are no well-formed FlatBuffer; the message says what and where."""
-
-
-class _Budget:
-    """Bounds what is read in all: offsets may lead to the same bytes again and again.
-
-    A real file is read about once. One of a few kilobytes could otherwise name the same long
-    vector thousands of times and take all memory.
-    """
-
-    __slots__ = ("left",)
-
-    def __init__(self, file_bytes: int) -> None:
-        self.left = 16 * file_bytes + (1 << 20)
-
-    def spend(self, nbytes: int) -> None:
-        self.left -= nbytes
-        if self.left < 0:
-            raise _Malformed("its parts overlap so often that it would never be read")
-
-
-class _Table:
-    """A FlatBuffer table at ``pos`` in ``buf``; every accessor checks its bounds."""
-
-    __slots__ = ("buf", "pos", "_vtable", "_slots", "_budget")
-
-    def __init__(self, buf: bytes, pos: int, budget: _Budget | None = None) -> None:
-        self.buf = buf
-        self.pos = pos
-        self._budget = budget or _Budget(len(buf))
-        back = _scalar(buf, pos, "int32")
-        self._vtable = pos - back
-        size = _scalar(buf, self._vtable, "uint16")
-        if size < 4 or self._vtable + size > len(buf):
-            raise _Malformed(f"vtable at byte {self._vtable} is out of bounds")
-        self._slots = (size - 4) // 2
-
-    def _field(self, slot: int) -> int:
-        """Absolute position of a field, or 0 when the table does not have it."""
-        if slot >= self._slots:
-            return 0
-        offset = _scalar(self.buf, self._vtable + 4 + 2 * slot, "uint16")
-        return self.pos + offset if offset else 0
-
-    def scalar(self, slot: int, kind: str, default: Any) -> Any:
-        at = self._field(slot)
-        return _scalar(self.buf, at, kind) if at else default
-
-    def table(self, slot: int) -> _Table | None:
-        at = self._field(slot)
-        return _Table(self.buf, _follow(self.buf, at), self._budget) if at else None
-
-    def _vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
-        at = self._field(slot)
-        if not at:
-            return 0, 0
-        start = _follow(self.buf, at)
-        count = _scalar(self.buf, start, "uint32")
-        if start + 4 + count * item_bytes > len(self.buf):
-            raise _Malformed(f"vector of {count} items at byte {start} runs past the end")
-        self._budget.spend(count * item_bytes)
-        return start + 4, count
-
-    def blob(self, slot: int) -> bytes | None:
-        """A vector of bytes; ``None`` when absent."""
-        if not self._field(slot):
-            return None
-        start, count = self._vector(slot, 1)
-        return self.buf[start : start + count]
-
-    def string(self, slot: int) -> str:
-        return (self.blob(slot) or b"").decode("utf-8", "replace")
-
-    def scalars(self, slot: int, kind: str) -> tuple[Any, ...]:
-        packer = _SCALARS[kind]
-        start, count = self._vector(slot, packer.size)
-        return struct.unpack_from(f"<{count}{packer.format[-1]}", self.buf, start) if count else ()
-
-    def tables(self, slot: int) -> list[_Table]:
-        start, count = self._vector(slot, 4)
-        if count > _MAX_ITEMS:
-            raise _Malformed(f"a list of {count} items at byte {start}")
-        return [
-            _Table(self.buf, _follow(self.buf, start + 4 * i), self._budget) for i in range(count)
-        ]
-
-
-def _scalar(buf: bytes, pos: int, kind: str) -> Any:
-    packer = _SCALARS[kind]
-    if pos < 0 or pos + packer.size > len(buf):
-        raise _Malformed(f"a reference to byte {pos} of {len(buf)}")
-    return packer.unpack_from(buf, pos)[0]
-
-
-def _follow(buf: bytes, pos: int) -> int:
-    target: int = pos + _scalar(buf, pos, "uint32")
-    if target + 4 > len(buf):
-        raise _Malformed(f"an offset at byte {pos} leads to byte {target} of {len(buf)}")
-    return target
 
 
 def shown(name: str) -> str:
@@ -182,27 +69,27 @@ def read_model(source: str | Path | bytes, name: str | None = None) -> Model:
         )
     try:
         return _read(raw, name or "model")
-    except _Malformed as error:
+    except Malformed as error:
         raise ModelError(
             f"the .tflite file is damaged: {error}", place, "export or copy the model again"
         ) from None
 
 
 def _read(raw: bytes, name: str) -> Model:
-    root = _Table(raw, _follow(raw, 0))
+    root = Table(raw, follow(raw, 0))
     version = root.scalar(0, "uint32", 0)
     if version != 3:
-        raise _Malformed(f"schema version {version}, where only 3 exists")
+        raise Malformed(f"schema version {version}, where only 3 exists")
     codes = [_operator_code(code) for code in root.tables(1)]
     buffers = [_buffer(raw, table) for table in root.tables(4)]
     graphs = tuple(_graph(raw, table, codes, buffers) for table in root.tables(2))
     if not graphs:
-        raise _Malformed("it holds no graph")
+        raise Malformed("it holds no graph")
     metadata: dict[str, bytes] = {}
     for entry in root.tables(6):
         index = entry.scalar(1, "uint32", 0)
         if index >= len(buffers):
-            raise _Malformed(f"metadata in buffer {index} of {len(buffers)}")
+            raise Malformed(f"metadata in buffer {index} of {len(buffers)}")
         metadata[entry.string(0)] = buffers[index] or b""
     return Model(
         name=name,
@@ -214,7 +101,7 @@ def _read(raw: bytes, name: str) -> Model:
     )
 
 
-def _operator_code(table: _Table) -> tuple[str, int]:
+def _operator_code(table: Table) -> tuple[str, int]:
     # The int8 field came first; codes above 127 need the int32 one (schema.fbs, OperatorCode).
     code = max(table.scalar(0, "int8", 0), table.scalar(3, "int32", 0))
     if not 0 <= code < len(schema.OPERATORS):
@@ -225,18 +112,18 @@ def _operator_code(table: _Table) -> tuple[str, int]:
     return kind, table.scalar(2, "int32", 1)
 
 
-def _buffer(raw: bytes, table: _Table) -> bytes | None:
+def _buffer(raw: bytes, table: Table) -> bytes | None:
     # Models over 2 GB keep buffers behind the FlatBuffer (fields offset and size).
     offset, size = table.scalar(1, "uint64", 0), table.scalar(2, "uint64", 0)
     if offset > 1:
         if offset + size > len(raw):
-            raise _Malformed(f"a buffer of {size} bytes at byte {offset} runs past the end")
+            raise Malformed(f"a buffer of {size} bytes at byte {offset} runs past the end")
         return raw[offset : offset + size]
     return table.blob(0) or None
 
 
 def _graph(
-    raw: bytes, table: _Table, codes: list[tuple[str, int]], buffers: list[bytes | None]
+    raw: bytes, table: Table, codes: list[tuple[str, int]], buffers: list[bytes | None]
 ) -> Graph:
     tensors = tuple(_tensor(i, t, buffers) for i, t in enumerate(table.tables(0)))
     graph = Graph(
@@ -253,7 +140,7 @@ def _graph(
         _check_tensors(where, indices, len(tensors), optional=False)
     for what, count in (("inputs", len(graph.inputs)), ("outputs", len(graph.outputs))):
         if count > _MAX_PORTS:
-            raise _Malformed(f"the graph has {count} {what}")
+            raise Malformed(f"the graph has {count} {what}")
     for op in graph.ops:
         place = f"operator {op.index} {op.kind}"
         _check_tensors(place, op.inputs, len(tensors), optional=True)
@@ -265,25 +152,25 @@ def _graph(
 def _check_tensors(where: str, indices: tuple[int, ...], count: int, *, optional: bool) -> None:
     for index in indices:
         if not (0 <= index < count or (optional and index == -1)):
-            raise _Malformed(f"{where} name tensor {index} of {count}")
+            raise Malformed(f"{where} name tensor {index} of {count}")
 
 
-def _tensor(index: int, table: _Table, buffers: list[bytes | None]) -> Tensor:
+def _tensor(index: int, table: Table, buffers: list[bytes | None]) -> Tensor:
     shape = table.scalars(0, "int32")
     elements = 1
     for dim in shape:
         elements *= max(dim, 1)
         if dim < 0 or elements > _MAX_ELEMENTS:
-            raise _Malformed(f"tensor {index} has the shape {list(shape)[:_MAX_RANK]}")
+            raise Malformed(f"tensor {index} has the shape {list(shape)[:_MAX_RANK]}")
     if len(shape) > _MAX_RANK:
-        raise _Malformed(f"tensor {index} has {len(shape)} dimensions")
+        raise Malformed(f"tensor {index} has {len(shape)} dimensions")
     code = table.scalar(1, "int8", 0)
     if not 0 <= code < len(schema.TENSOR_TYPES):
-        raise _Malformed(f"tensor {index} has the unknown type {code}")
+        raise Malformed(f"tensor {index} has the unknown type {code}")
     dtype = schema.TENSOR_TYPES[code]
     buffer = table.scalar(2, "uint32", 0)
     if buffer and buffer >= len(buffers):
-        raise _Malformed(f"tensor {index} is in buffer {buffer} of {len(buffers)}")
+        raise Malformed(f"tensor {index} is in buffer {buffer} of {len(buffers)}")
     tensor = Tensor(
         index=index,
         name=table.string(3),
@@ -297,14 +184,14 @@ def _tensor(index: int, table: _Table, buffers: list[bytes | None]) -> Tensor:
     sized = tensor.raw is not None and dtype != "string"
     # A constant with a sparsity table (field 6) stores fewer bytes than its shape says.
     if sized and len(tensor.raw or b"") != tensor.nbytes and table.table(6) is None:
-        raise _Malformed(
+        raise Malformed(
             f"tensor {index} '{shown(tensor.name)}' holds {len(tensor.raw or b'')} bytes "
             f"where its shape {list(shape)} of {dtype} needs {tensor.nbytes}"
         )
     return tensor
 
 
-def _quantization(index: int, shape: tuple[int, ...], table: _Table | None) -> Quantization | None:
+def _quantization(index: int, shape: tuple[int, ...], table: Table | None) -> Quantization | None:
     if table is None:
         return None
     scales = table.scalars(2, "float32")
@@ -313,20 +200,20 @@ def _quantization(index: int, shape: tuple[int, ...], table: _Table | None) -> Q
     zero_points = table.scalars(3, "int64") or (0,) * len(scales)
     axis = table.scalar(6, "int32", 0)
     if len(zero_points) != len(scales):
-        raise _Malformed(
+        raise Malformed(
             f"tensor {index} has {len(scales)} scales and {len(zero_points)} zero points"
         )
     if len(scales) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scales)):
-        raise _Malformed(
+        raise Malformed(
             f"tensor {index} of shape {list(shape)} has {len(scales)} scales along axis {axis}"
         )
     return Quantization(scales, zero_points, axis)
 
 
-def _op(index: int, table: _Table, codes: list[tuple[str, int]]) -> Op:
+def _op(index: int, table: Table, codes: list[tuple[str, int]]) -> Op:
     code = table.scalar(0, "uint32", 0)
     if code >= len(codes):
-        raise _Malformed(f"operator {index} has the code {code} of {len(codes)}")
+        raise Malformed(f"operator {index} has the code {code} of {len(codes)}")
     kind, version = codes[code]
     options: dict[str, Any] = {}
     for names, type_slot, slot in (
@@ -349,7 +236,7 @@ def _op(index: int, table: _Table, codes: list[tuple[str, int]]) -> Op:
     )
 
 
-def _options(body: _Table, table_name: str) -> dict[str, Any]:
+def _options(body: Table, table_name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for slot, name, kind, default in schema.OPTION_FIELDS.get(table_name, ()):
         if kind == "string":
