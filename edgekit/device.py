@@ -153,6 +153,9 @@ class Device:
                 self.link.name,
                 "edgekit flash FIRMWARE --port PORT",
             )
+        if self._identity is None:
+            # what was sent to a device that was still starting tells nothing about the line
+            self.statistics = Statistics()
         self._identity = identity
         self._chunk = min(identity.max_payload, wire.MAX_PAYLOAD)
         return identity

@@ -24,11 +24,20 @@ _ZIG_CPU: Mapping[str, str] = {
     "cortex-m3": "cortex_m3",
     "cortex-m4": "cortex_m4",
     "cortex-m7": "cortex_m7",
-    "cortex-m33": "cortex_m33+dsp",
+    "cortex-m33": "cortex_m33",
     "cortex-m55": "cortex_m55",
     "cortex-m85": "cortex_m85",
 }
 _FPUS = ("fpv4-sp-d16", "fpv5-sp-d16", "fpv5-d16")
+#: Extensions as zig's features: its CPU models have neither FPU nor MVE, and not all have DSP.
+_ZIG_FEATURES: Mapping[str, str] = {
+    "dsp": "dsp",
+    "fpv4-sp-d16": "vfp4d16sp",
+    "fpv5-sp-d16": "fp_armv8d16sp",
+    "fpv5-d16": "fp_armv8d16",
+    "mve": "mve",
+    "mve-fp": "mve_fp",
+}
 
 #: Flags of every firmware source. Sections per function, so that the linker drops what is unused.
 _COMMON = (
@@ -113,7 +122,8 @@ def machine_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
     hard = has_fpu(target)
     if toolchain.name == "zig":
         triple = f"thumb-freestanding-eabi{'hf' if hard else ''}"
-        return ("-target", triple, f"-mcpu={_ZIG_CPU[core]}")
+        features = "".join(f"+{_ZIG_FEATURES[e]}" for e in target.isa if e in _ZIG_FEATURES)
+        return ("-target", triple, f"-mcpu={_ZIG_CPU[core]}{features}")
     flags = ["-mthumb", f"-mcpu={core}", f"-mfloat-abi={'hard' if hard else 'soft'}"]
     fpu = next((fpu for fpu in _FPUS if fpu in target.isa), None)
     # Cortex-M55 carries its FPU and MVE in -mcpu; an -mfpu would switch MVE off.

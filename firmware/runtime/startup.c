@@ -14,7 +14,6 @@
 #define SCB_CFSR REGISTER(0xE000ED28u)
 #define SCB_MMFAR REGISTER(0xE000ED34u)
 #define SCB_BFAR REGISTER(0xE000ED38u)
-#define SCB_CPACR REGISTER(0xE000ED88u)
 
 #define PAINT 0x5AA5C33Cu
 
@@ -90,11 +89,6 @@ __attribute__((naked)) static void fault_handler(void)
 
 __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
 {
-#ifdef __ARM_FP
-    /* CPACR: full access to CP10 and CP11, the FPU and MVE; before any such instruction */
-    SCB_CPACR |= 0xFu << 20;
-    __asm volatile("dsb\nisb" ::: "memory");
-#endif
     SCB_VTOR = (uint32_t)(uintptr_t)ek_vectors; /* a boot loader may have left its own */
     for (uint32_t *p = __ek_stack_limit; p < sp; p++)
         *p = PAINT;
@@ -108,12 +102,28 @@ __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
     ek_port_reset();
 }
 
-/* In assembly, because it must not use a stack frame below the part that is painted. */
+#if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
+/* CPACR: full access to CP10 and CP11, the FPU and MVE */
+#define FPU_ON              \
+    "ldr r0, =0xE000ED88\n" \
+    "ldr r1, [r0]\n"        \
+    "orr r1, #0xF00000\n"   \
+    "str r1, [r0]\n"        \
+    "dsb\n"                 \
+    "isb\n"
+#else
+#define FPU_ON
+#endif
+
+/* In assembly: it must not use a stack frame below the part that is painted, and no compiler may
+ * move an FPU instruction before the FPU is on. */
 __attribute__((naked, used)) void ek_reset_handler(void)
 {
     __asm volatile(".syntax unified\n"
                    "ldr r0, =__ek_stack_top\n"
                    "mov sp, r0\n"
+                   FPU_ON
+                   "ldr r0, =__ek_stack_top\n"
                    "subs r0, #128\n"
                    "ldr r1, =ek_start\n"
                    "bx r1\n"
