@@ -1,0 +1,199 @@
+"""Kernels for cores with MVE, Helium (Cortex-M55, M85), that operators' files offer.
+
+Each function returns the exact candidates for a node, or none where the kernel does not apply.
+``scales`` are the effective ones (input times weight over output), one per output channel or
+one for all. Sums are requantised as TFLM does it, a vector at a time: VQRDMULH is its doubling
+high multiply, VRSHL its shift but for halves of negative numbers, which the kernels correct
+unless a ReLU clamps them.
+Costs are instructions, from the instruction sequences in ``firmware/kernels/*_mve.h``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgekit.engines.aot.lowering import (
+    Argument,
+    Data,
+    Input,
+    Kernel,
+    Literal,
+    Node,
+    Output,
+    Overlap,
+    Scratch,
+    Table,
+    activation_range,
+    padding,
+    quantize_multiplier,
+    sliding_shift,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: EK_ANY, EK_DOWN and EK_RELU of firmware/include/ek_math.h
+_ANY, _DOWN, _RELU = 0, 1, 2
+#: Products of one VMLADAVA.
+_LANES = 16
+
+
+@dataclass(frozen=True)
+class _Requant:
+    """Everything between sums and bytes, one entry per output channel."""
+
+    bias: NDArray[Any]
+    left: NDArray[Any]
+    multiplier: NDArray[Any]
+    #: zero or negative, as VRSHL takes it
+    right: NDArray[Any]
+    mode: int
+    zero: int
+    low: int
+    high: int
+
+    @property
+    def clamps(self) -> bool:
+        return (self.low, self.high) != (-128, 127)
+
+    @property
+    def literals(self) -> tuple[Literal, ...]:
+        return (
+            Literal("mode", self.mode),
+            Literal("zero", self.zero, soft=True),
+            Literal("clamp", int(self.clamps)),
+            Literal("low", self.low, soft=True),
+            Literal("high", self.high, soft=True),
+        )
+
+    def instructions(self, vectors: int) -> int:
+        """For ``vectors`` vectors of four sums that share their channels."""
+        return vectors * (2 + (4, 2, 0)[self.mode]) + (1 if self.mode == _ANY else 0)
+
+    def rows(self, channels: NDArray[Any]) -> NDArray[Any]:
+        """Constants of blocks of channels: [blocks, rows, channels in a block]."""
+        kinds = [self.bias, self.left, self.multiplier, self.right]
+        if self.mode != _ANY:
+            del kinds[1]
+        return np.stack([kind[channels] for kind in kinds], axis=1)
+
+
+def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Requant | None:
+    """``rows``: the weights of each output channel, shape [channels, depth]."""
+    output = node.output
+    low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
+    zero = node.activation_input(0).zero_point
+    bias = node.optional_constant(2, "bias")
+    wide = rows.astype(np.int64)
+    folded = -zero * wide.sum(axis=1)
+    if bias is not None:
+        folded = folded + bias.data().astype(np.int64).reshape(-1)
+    every = scales * len(rows) if len(scales) == 1 else scales
+    pairs = np.array([quantize_multiplier(scale) for scale in every], np.int64).reshape(-1, 2)
+    multiplier, shift = pairs[:, 0], np.where(pairs[:, 0] == 0, -1, pairs[:, 1])
+    reach = np.abs(folded) + 128 * np.abs(wide).sum(axis=1)
+    if reach.max(initial=0) >= 1 << 31:
+        return None
+    if (shift > 0).any():
+        mode = _ANY
+    elif low >= output.zero_point:
+        mode = _RELU
+    else:
+        mode = _DOWN if (shift < 0).all() else _ANY
+    return _Requant(
+        folded, np.maximum(shift, 0), multiplier, np.minimum(shift, 0),
+        mode, output.zero_point, low, high,
+    )  # fmt: skip
+
+
+def _blocks(channels: int, width: int) -> NDArray[Any]:
+    """Channels of each block of ``width``; the last block overlaps the one before it."""
+    starts = [*range(0, channels - width + 1, width)]
+    if channels % width:
+        starts.append(channels - width)
+    found: NDArray[Any] = np.array(starts)[:, None] + np.arange(width)
+    return found
+
+
+def _interleaved(rows: NDArray[Any], channels: NDArray[Any]) -> NDArray[Any]:
+    """Weights as [block][group of 16][channel][16]; ``channels``: those of each block."""
+    groups = -(-rows.shape[1] // _LANES)
+    padded = np.zeros((len(rows), groups * _LANES), np.int8)
+    padded[:, : rows.shape[1]] = rows
+    blocks = padded[channels].reshape(*channels.shape, groups, _LANES)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+
+
+def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """CONV_2D without dilation and groups, of at least four output channels."""
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    out_c, k_h, k_w, in_c = weights.shape
+    batches, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    depth = k_h * k_w * in_c
+    if batches != 1 or channels != in_c or not 4 <= out_c < 4096 or _dilated(node):
+        return ()
+    rows = weights.data().reshape(out_c, depth)
+    requant = _requantization(node, rows, scales)
+    groups = -(-depth // _LANES)
+    if requant is None or groups > 255:
+        return ()
+    blocks = _blocks(out_c, 4)
+    stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
+    pad = padding(node, (in_h, in_w), (k_h, k_w), stride, (1, 1), (out_h, out_w))
+    reach = sliding_shift(
+        (in_h, in_w, in_c), (out_h, out_w, out_c), window=(k_h, k_w), stride=stride, pad=pad,
+        block=2, buffered=True,
+    )  # fmt: skip
+    pixels = out_h * out_w
+    pairs = -(-pixels // 2)
+    per_block = (12 if groups == 1 else 14 * groups + 2) + 17 + requant.instructions(2)
+    sizes: dict[str, int]
+    head: tuple[Argument, ...] = (Input(0), Data("weights"), Data("requant"), Scratch())
+    if (k_h, k_w) == (1, 1) and stride == (1, 1) and pad == (0, 0):
+        function = "ek_conv_2d_1x1_s8_mve"
+        gather = in_c / 4 + 12
+        sizes = {"pixels": pixels, "in_c": in_c, "out_c": out_c}
+        tail: tuple[Argument, ...] = ()
+    else:
+        function = "ek_conv_2d_s8_mve"
+        run = k_w * in_c
+        gather = 70 + 2 * k_h * (2 + 2 * -(-run // (16 if run >= 16 else 4)))
+        sizes = {
+            "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
+            "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
+            "pad_h": pad[0], "pad_w": pad[1],
+        }  # fmt: skip
+        tail = (Literal("in_zero", input_.zero_point, soft=True),)
+    return (
+        Kernel(
+            function=function,
+            header="ek_conv_2d_s8_mve.h",
+            args=(
+                *head,
+                *(Literal(name, value) for name, value in sizes.items()),
+                *tail,
+                *requant.literals,
+                Output(0),
+            ),
+            tables=(
+                Table("weights", "int8_t", _interleaved(rows, blocks)),
+                Table("requant", "int32_t", requant.rows(blocks)),
+            ),
+            requires=("mve",),
+            scratch_bytes=2 * depth + _LANES,
+            overlaps=(Overlap(max_shift=reach),),
+            cost=pairs * (len(blocks) * per_block + gather),
+        ),
+    )
+
+
+def _dilated(node: Node) -> bool:
+    return (
+        int(node.options.get("dilation_h_factor", 1)) != 1
+        or int(node.options.get("dilation_w_factor", 1)) != 1
+    )
