@@ -104,14 +104,14 @@ def read_metadata(model: Model) -> ModelMetadata | None:
     Needs the base install only. Metadata are not needed to run a model, so damaged ones are
     no error.
     """
-    from edgekit.graph.reader import _follow, _Malformed, _Table
+    from edgekit.graph.flatbuffer import Malformed, Table, follow
 
     content = model.metadata.get(_STANDARD_ENTRY)
     if not content or content[4:8] != _IDENTIFIER:
         return None
     files = _archive(model.raw)
     try:
-        root = _Table(content, _follow(content, 0))
+        root = Table(content, follow(content, 0))
         graphs = root.tables(3)
         graph = graphs[0] if graphs else None
         inputs = tuple(_tensor(t, files) for t in graph.tables(2)) if graph else ()
@@ -126,7 +126,7 @@ def read_metadata(model: Model) -> ModelMetadata | None:
             outputs=outputs,
             files=tuple(files),
         )
-    except (_Malformed, struct.error):
+    except (Malformed, struct.error):
         return None
 
 
