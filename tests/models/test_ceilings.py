@@ -12,6 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import layers
 import mlperf_tiny
 
 VERSION = "12.2"
@@ -33,10 +34,14 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("core", list(mlperf_tiny.PUBLISHED["cores"]))
 @pytest.mark.parametrize("name", list(mlperf_tiny.PUBLISHED["models"]))
-def test_ceilings(mlperf: Path, name: str, core: str) -> None:
+def test_ceilings(mlperf: Path, shared: Path, name: str, core: str) -> None:
     (row,) = mlperf_tiny.measure(mlperf, [name], [core])
     assert row["equal_to_tflm"] is True
     assert mlperf_tiny.crossed(row) == []
+    if core in layers.COLUMN:
+        baseline = shared / "reference" / "tflm_baseline.md"
+        steps = layers.compare(mlperf, baseline, row)
+        assert [s for s in steps if s["instructions"] > s["tflm_cmsis_nn"]] == []
 
 
 def test_baseline_input() -> None:
