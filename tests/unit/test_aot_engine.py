@@ -167,6 +167,49 @@ def test_dead_and_constant_channels_go(
     _check(model, artifact)
 
 
+@pytest.mark.parametrize("kind", ["AVERAGE_POOL_2D", "ADD", "MEAN", "PAD"])
+def test_channels_agree_where_readers_differ(tmp_path: Path, host: Target, kind: str) -> None:
+    """One reader of a tensor wants a channel that the other's result does not need."""
+    builder = TfliteBuilder()
+    x = builder.tensor((1, 4, 4, 3), **_SCALE)
+    shared = _conv(builder, x, _weights((4, 1, 1, 3), 1), (1, 4, 4, 4))
+    if kind == "AVERAGE_POOL_2D":
+        middle = builder.tensor((1, 2, 2, 4), **_SCALE)
+        builder.op(
+            kind, [shared], [middle], padding="VALID", stride_h=2, stride_w=2,
+            filter_height=2, filter_width=2,
+        )  # fmt: skip
+        size = 2
+    elif kind == "ADD":
+        branch = _conv(builder, x, _weights((4, 1, 1, 3), 2), (1, 4, 4, 4))
+        middle = builder.tensor((1, 4, 4, 4), **_SCALE)
+        builder.op(kind, [shared, branch], [middle])
+        size = 4
+    elif kind == "MEAN":
+        middle = builder.tensor((1, 1, 1, 4), **_SCALE)
+        axes = builder.constant(np.array([1, 2], np.int32))
+        builder.op(kind, [shared, axes], [middle], keep_dims=True)
+        size = 1
+    else:
+        middle = builder.tensor((1, 6, 6, 4), **_SCALE)
+        amounts = builder.constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32))
+        builder.op(kind, [shared, amounts], [middle])
+        relu = builder.tensor((1, 6, 6, 4), scale=0.03, zero_point=-128)
+        builder.op("RELU", [middle], [relu])
+        middle, size = relu, 6
+    narrow = _weights((2, 1, 1, 4), 3)
+    narrow[..., 1:3] = 0
+    left = _conv(builder, middle, narrow, (1, size, size, 2))
+    other = _weights((2, 1, 1, 4), 4)
+    other[..., 1] = 0
+    right = _conv(builder, shared, other, (1, 4, 4, 2))
+    model = read_model(builder.build([x], [left, right]), "readers")
+    program = passes.run(program_of(model))
+    assert program.channels[shared] == (0, 2, 3)
+    assert program.channels[middle] == (0, 2, 3)
+    _check(model, _compile(model, tmp_path / "out", host))
+
+
 def test_reshapes_vanish_and_constants_fold(tmp_path: Path, host: Target) -> None:
     builder = TfliteBuilder()
     x = builder.tensor((1, 4, 3, 2), **_SCALE)

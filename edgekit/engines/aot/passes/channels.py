@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-#: Operators whose output channel reads the same channel of their first input (and no other).
+#: Operators whose output channel reads the same channel of their first input (and no other),
+#: besides MEAN and PAD, for which it depends on their axes.
 _CHANNELWISE = (
     "AVERAGE_POOL_2D",
     "MAX_POOL_2D",
@@ -105,16 +106,16 @@ def _mark(
             if index >= 0:
                 needed[index][:] = True
         return
-    data = step.inputs[0]
-    wanted = needed[step.outputs[0]]
-    if rule == "binary":
-        mine = needed[step.inputs[0]] | needed[step.inputs[1]] | wanted
-        # Both inputs and the output keep the same channels, so that they stay side by side.
-        for index in (*step.inputs, *step.outputs):
-            needed[index] |= mine
-    elif rule in ("channelwise", "view", "depthwise"):
-        needed[data] |= wanted
-        wanted |= needed[data]
+    data, output = step.inputs[0], step.outputs[0]
+    wanted = needed[output]
+    if rule != "dense":
+        # Channel by channel: inputs and output keep the same ones, so that they stay in step.
+        others = step.inputs[:2] if rule == "binary" else (data,)
+        together = wanted.copy()
+        for index in others:
+            together |= needed[index]
+        for index in (*others, output):
+            needed[index] |= together
     else:
         weights = program.tensors[step.inputs[1]].data()
         rows = weights[wanted].astype(bool)
@@ -134,6 +135,8 @@ def _rule(program: Program, step: Instruction) -> str | None:
     same = _width(data) == _width(output)
     if step.kind in _CHANNELWISE:
         return "channelwise" if same and len(data.shape) == len(output.shape) else None
+    if step.kind in ("MEAN", "PAD"):
+        return "channelwise" if same and _spares_channels(program, step) else None
     if step.kind in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
         return "view" if same and data.shape and output.shape else None
     if step.kind in _BINARY:
@@ -157,6 +160,18 @@ def _rule(program: Program, step: Instruction) -> str | None:
         simple = _width(data) == weights.shape[1] and data.elements == rows * weights.shape[1]
         return "dense" if simple and _width(output) == weights.shape[0] else None
     return "depthwise" if same and data.shape[3] == weights.shape[3] else None
+
+
+def _spares_channels(program: Program, step: Instruction) -> bool:
+    """Whether a MEAN or PAD leaves the last axis as it is."""
+    rank = len(program.tensors[step.inputs[0]].shape)
+    operand = program.tensors[step.inputs[1]] if len(step.inputs) > 1 else None
+    if operand is None or not operand.is_constant or rank < 2:
+        return False
+    values = operand.data().reshape(-1)
+    if step.kind == "PAD":
+        return values.size == 2 * rank and not values[-2:].any()
+    return all(int(axis) % rank != rank - 1 for axis in values)
 
 
 def _absorbed(program: Program, step: Instruction, known: _Known) -> Mask:
