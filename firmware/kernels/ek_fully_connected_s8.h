@@ -78,16 +78,16 @@ EK_KERNEL void ek_fully_connected_block_s8(
  * weights: outputs x depth
  * bias:    outputs; holds the bias minus the input's zero point times the row's weight sum
  * multipliers, shifts: outputs with per_channel 1, else one; as `mode` of ek_output_s8 wants them
+ * block:   outputs computed together, 1 to 4 and at most `outputs`
  * weights_zero: the weights' zero point
  * output:  rows x outputs, apart from the input: every output needs the whole row
  */
 EK_KERNEL void ek_fully_connected_s8(
     const int8_t *input, const int8_t *weights, const int32_t *bias, const int32_t *multipliers,
     const int8_t *shifts, int32_t per_channel, int32_t rows, int32_t depth, int32_t outputs,
-    int32_t weights_zero, int32_t mode, int32_t output_zero, int32_t low, int32_t high,
-    int8_t *output
+    int32_t block, int32_t weights_zero, int32_t mode, int32_t output_zero, int32_t low,
+    int32_t high, int8_t *output
 ) {
-    const int32_t block = outputs < 4 ? outputs : 4;
     for (int32_t row = 0; row < rows; ++row) {
         int32_t extra = 0;
         if (weights_zero != 0) {

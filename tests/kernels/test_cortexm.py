@@ -76,7 +76,7 @@ def test_as_converted(core: str, seed: int, sample: float, tmp_path: Path) -> No
     cases += make(count, lambda: fully_connected(rng))
     counts = check_on_core(cases, core, tmp_path)
     print(counts)
-    assert len(counts) >= 3
+    assert len(counts) >= 3 or sample < 1, "a kernel was never chosen"
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -63,7 +63,7 @@ def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
         check_dtype(tensor, "int8")
     dims, strides_a, strides_b = broadcast(first.shape, second.shape, output.shape)
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
-    geometry = [Literal(f"d{i}", d) for i, d in enumerate(dims)]
+    geometry = [Literal(f"d{i}", d, extent=True) for i, d in enumerate(dims)]
     geometry += [Literal(f"a{i}", s) for i, s in enumerate(strides_a)]
     geometry += [Literal(f"b{i}", s) for i, s in enumerate(strides_b)]
     if kind == "MUL":

@@ -32,7 +32,12 @@ def lookup_bytes(node: Node, function: Callable[[int], int], name: str) -> tuple
         Kernel(
             function=name,
             header="ek_lookup_s8.h",
-            args=(Input(0), Data("table"), Literal("count", node.output.elements), Output(0)),
+            args=(
+                Input(0),
+                Data("table"),
+                Literal("count", node.output.elements, extent=True),
+                Output(0),
+            ),
             tables=(byte_table(function),),
             overlaps=(Overlap(max_shift=0),),
             cost=4.0 * node.output.elements,
@@ -48,7 +53,7 @@ def clamp(node: Node, low: int, high: int) -> tuple[Kernel, ...]:
             header="ek_lookup_s8.h",
             args=(
                 Input(0),
-                Literal("count", node.output.elements),
+                Literal("count", node.output.elements, extent=True),
                 Literal("low", low, soft=True),
                 Literal("high", high, soft=True),
                 Output(0),

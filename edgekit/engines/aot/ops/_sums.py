@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 #: EK_ANY, EK_DOWN and EK_RELU of firmware/include/ek_math.h
 ANY, DOWN, RELU = 0, 1, 2
 
-#: A step with no more products than this takes its shape at run time, so that it shares its
-#: code with others: it hardly counts in the whole time, but a copy of its own would in flash.
-SMALL_MACS = 1 << 16
-
 
 @dataclass(frozen=True)
 class Sums:
@@ -131,11 +127,9 @@ def pair(node: Node, name: str, default: int = 1) -> tuple[int, int]:
     return height, width
 
 
-def geometry(shape: dict[str, int], form: dict[str, int], macs: int) -> tuple[Literal, ...]:
-    """Literals of sizes (run-time parameters where ``macs`` is small), then of what the code's
-    form depends on (always compiled in)."""
-    small = macs <= SMALL_MACS
+def geometry(shape: dict[str, int], form: dict[str, int]) -> tuple[Literal, ...]:
+    """Literals of sizes, then of what the code's form depends on."""
     return (
-        *(Literal(name, value, soft=small) for name, value in shape.items()),
+        *(Literal(name, value, extent=True) for name, value in shape.items()),
         *(Literal(name, value) for name, value in form.items()),
     )

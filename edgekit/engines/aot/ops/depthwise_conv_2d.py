@@ -22,7 +22,6 @@ from edgekit.engines.aot.lowering import (
     padding,
 )
 from edgekit.engines.aot.ops._sums import (
-    SMALL_MACS,
     effective_scales,
     geometry,
     pair,
@@ -57,8 +56,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     result = sums(node, rows, bias, scales)
     plane_h = (out_h - 1) * stride[0] + (window_h - 1) * dilation[0] + 1
     plane_w = (out_w - 1) * stride[1] + (window_w - 1) * dilation[1] + 1
-    # Along the rows only one distance depends on the shape, which may come at run time.
-    columns, block = _blocks(out_h, out_w, rows_only=macs(node) <= SMALL_MACS)
+    columns, block = _blocks(out_h, out_w)
     shape = {
         "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
         "pad_top": pad[0], "pad_left": pad[1],
@@ -80,7 +78,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Data("multipliers"),
                 Data("shifts"),
                 Scratch(),
-                *geometry(shape, form, macs(node)),
+                *geometry(shape, form),
                 result.mode_literal,
                 Literal("input_zero", input_.zero_point, soft=True),
                 *result.output_literals,
@@ -101,12 +99,10 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     )
 
 
-def _blocks(height: int, width: int, *, rows_only: bool) -> tuple[int, int]:
+def _blocks(height: int, width: int) -> tuple[int, int]:
     """Direction (1: columns) and size of the blocks with the least work for their loads."""
     best: tuple[float, int, int] | None = None
     for columns, (length, lines) in enumerate(((width, height), (height, width))):
-        if columns and rows_only:
-            break
         for block in range(1, min(4, length) + 1):
             count = -(-length // block) * lines
             # Per tap: one weight for the block, then a load and a product for each output;

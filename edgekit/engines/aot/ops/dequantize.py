@@ -33,7 +33,12 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         Kernel(
             function="ek_dequantize_s8_f32",
             header="ek_quantize_f32.h",
-            args=(Input(0), Data("table"), Literal("count", output.elements), Output(0)),
+            args=(
+                Input(0),
+                Data("table"),
+                Literal("count", output.elements, extent=True),
+                Output(0),
+            ),
             tables=(Table("table", "uint32_t", floats.view(np.uint32)),),
             cost=6.0 * output.elements,
         ),

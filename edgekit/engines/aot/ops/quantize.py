@@ -45,7 +45,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 args=(
                     Input(0),
                     Data("thresholds"),
-                    Literal("count", output.elements),
+                    Literal("count", output.elements, extent=True),
                     Output(0),
                 ),
                 tables=(

@@ -59,9 +59,9 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
             args=(
                 Input(0),
                 Data("exps"),
-                Literal("exps_count", len(exps)),
-                Literal("rows", rows),
-                Literal("depth", depth),
+                Literal("exps_count", len(exps), extent=True),
+                Literal("rows", rows, extent=True),
+                Literal("depth", depth, extent=True),
                 Output(0),
             ),
             tables=(Table("exps", "int32_t", np.array(exps, np.int32)),),
