@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.engines.aot import dsp, m0
+from edgekit.engines.aot import dsp, m0, mve
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -65,6 +65,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     }  # fmt: skip
     return (
         *(dsp.conv_2d(node, scales, target) if batches == 1 and groups == 1 else ()),
+        *mve.conv_2d(node, scales),
         *(m0.conv_2d(node, scales, result, target) if batches == 1 and groups == 1 else ()),
         Kernel(
             function="ek_conv_2d_s8",
