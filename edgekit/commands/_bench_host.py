@@ -96,7 +96,13 @@ def _print(model: Model, found: HostBench) -> None:
             verdict = "(reference)"
         times = [run.percentile_us(share) or 0.0 for share in (0.0, 0.5, 0.9, 0.99)]
         rows.append(
-            (run.title, *(f"{t:,.0f}" for t in times), run.arena_bytes, run.digest, verdict)
+            (
+                run.title,
+                *(f"{t:,.0f}" if t >= 100 else f"{t:.1f}" for t in times),
+                run.arena_bytes,
+                run.digest,
+                verdict,
+            )
         )
     console.print_table(
         ["runtime", ("min µs", "right"), ("p50 µs", "right"), ("p90 µs", "right"),

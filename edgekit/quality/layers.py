@@ -42,7 +42,8 @@ _TINY_SCALE_RATIO = 1e-4
 class OpError:
     """The quantisation error of one operator's output over all samples.
 
-    ``noise_ratio`` is accumulated, ``added`` what this operator adds to its inputs'.
+    ``noise_ratio`` is accumulated, ``added`` what this operator adds to its inputs' (both taken
+    as 1 at most, where nothing of the signal is left).
     ``sqnr_db`` is ``-10 log10(noise_ratio)``; ``None`` where there is no error.
     ``largest_steps`` is the largest error in steps of the output's quantisation.
     ``saturated`` is the share of values that the output's range does not hold.
@@ -227,7 +228,8 @@ def _rank(
     for (op, mine, other), found in zip(pairs, statistics, strict=True):
         before = max((ratios.get(i, 0.0) for i in op.inputs if i >= 0), default=0.0)
         ratio = found.ratio
-        added = ratio - before if math.isfinite(ratio) else math.inf
+        # Above 1 nothing of the signal is left, and later operators only blow the rest up.
+        added = max(min(ratio, 1.0) - min(before, 1.0), 0.0)
         limits = found.limits()
         product = math.sqrt(found.signal * found.energy)
         errors.append(
@@ -239,7 +241,7 @@ def _rank(
                 reference_tensor=other,
                 sqnr_db=-10 * math.log10(ratio) if 0 < ratio < math.inf else None,
                 noise_ratio=ratio,
-                added=max(added, 0.0),
+                added=added,
                 cosine=found.cross / product if product > 0 else None,
                 largest_steps=found.largest / found.tensor.scale if limits else None,
                 saturated=found.outside / max(found.count, 1),
@@ -247,7 +249,7 @@ def _rank(
                 reason=_reason(model, op, found, added, ratio),
             )
         )
-    return tuple(sorted(errors, key=lambda e: (-e.added, -e.noise_ratio, e.op)))
+    return tuple(sorted(errors, key=lambda e: (-e.added, e.op)))
 
 
 def _pass_on(model: Model, ratios: dict[int, float]) -> None:
