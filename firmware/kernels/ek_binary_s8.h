@@ -9,6 +9,14 @@
 
 #include "ek_math.h"
 
+/* An input of ek_add_one_s8 at the common scale. Only the input of the larger scale has the shift
+ * 0; its factor is then a half, which is exact.
+ */
+EK_KERNEL int32_t ek_add_scaled(int32_t x, int32_t multiplier, int32_t shift) {
+    /* |x| <= 255, so that nothing reaches 2^30 before the last multiplication. */
+    return shift == 0 ? x * (1 << 19) : ek_requantize_down(x * (1 << 20), multiplier, shift);
+}
+
 /* TensorFlow Lite's ADD brings both inputs to a common scale with 20 bits below the point.
  *
  * multipliers: of ek_requantize; shifts: 0 .. -31; sign: 1 adds, -1 subtracts
@@ -18,9 +26,8 @@ EK_KERNEL int8_t ek_add_one_s8(
     int32_t zero_b, int32_t multiplier_b, int32_t shift_b, int32_t multiplier, int32_t shift,
     int32_t zero, int32_t low, int32_t high
 ) {
-    /* |a - zero| <= 255, so that nothing reaches 2^30 before the last multiplication. */
-    const int32_t scaled_a = ek_requantize_down((a - zero_a) * (1 << 20), multiplier_a, shift_a);
-    const int32_t scaled_b = ek_requantize_down((b - zero_b) * (1 << 20), multiplier_b, shift_b);
+    const int32_t scaled_a = ek_add_scaled(a - zero_a, multiplier_a, shift_a);
+    const int32_t scaled_b = ek_add_scaled(b - zero_b, multiplier_b, shift_b);
     const int32_t sum = sign < 0 ? scaled_a - scaled_b : scaled_a + scaled_b;
     return (int8_t)ek_clamp(ek_requantize_down(sum, multiplier, shift) + zero, low, high);
 }

@@ -8,6 +8,9 @@
  *
  * thresholds: 255 keys, ascending; a key is a float's bits, the lower 31 inverted for negative
  *             ones, so that keys compare as the numbers do
+ *
+ * Beyond 2^31 steps the reference casts to int32 what does not fit, which C leaves undefined; here
+ * such inputs saturate, as they do on Arm.
  */
 EK_KERNEL void ek_quantize_f32_s8(
     const float *input, const int32_t *thresholds, int32_t count, int8_t *output

@@ -119,7 +119,9 @@ def _add(first: float, second: float, output: float) -> list[tuple[int, int]]:
         quantize_multiplier(second / twice),
         quantize_multiplier(twice / ((1 << 20) * output)),
     ]
-    if any(shift > 0 for _, shift in pairs):
+    # ek_add_scaled takes the shift 0 for a factor of exactly one half.
+    exact = all(shift < 0 or (shift, multiplier) == (0, 1 << 30) for multiplier, shift in pairs[:2])
+    if not exact or pairs[2][1] > 0:
         raise Unsupported(f"the output's scale {output} is too small for the reference")
     return pairs
 
