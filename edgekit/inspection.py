@@ -205,6 +205,9 @@ def _engines(model: Model) -> dict[str, Any]:
     found = {}
     for name in engines.names():
         engine = importlib.import_module(f"edgekit.engines.{name}")
+        if not (hasattr(engine, "TITLE") and hasattr(engine, "supports")):
+            # A package beside the engines that is none.
+            continue
         try:
             support = engine.supports(model, None)
         except Exception as error:
