@@ -382,7 +382,11 @@ class Board:
         if access in (kind.UC_MEM_FETCH_UNMAPPED, kind.UC_MEM_FETCH_PROT):
             if address >= _EXCEPTION_RETURN:
                 return False
-            what = f"jump to {address:#010x}: no code can be there"
+            back = self._uc.reg_read(self._const.UC_ARM_REG_LR) & ~1
+            what = (
+                f"jump to {address:#010x}: no code can be there; "
+                f"the link register says {self.image.place(back)}"
+            )
         elif access == kind.UC_MEM_WRITE_PROT:
             what = f"write of {nbytes} bytes to flash at {address:#010x}"
         elif access == kind.UC_MEM_READ_UNMAPPED:
@@ -468,7 +472,7 @@ class Board:
                         return
                     # look at the clock on the wall after a while
                     self.attend(self.counter.now + 20_000_000 * MILLI)
-                self._run_once()
+                self.run_once()
         finally:
             self.flush()
 
@@ -479,7 +483,12 @@ class Board:
             if wire is not None:
                 wire.flush()
 
-    def _run_once(self) -> None:
+    def run_once(self) -> None:
+        """Executes up to the next thing that needs the board: an event, a wait, an exception.
+
+        Raises:
+            Fault: the firmware broke a rule of its chip.
+        """
         self._interrupt = None
         error: Any = None
         try:

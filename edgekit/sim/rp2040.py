@@ -453,15 +453,16 @@ class Rp2040:
         return problem
 
     def _check_pins(self) -> None:
-        match = re.fullmatch(r"GPIO(\d+)", str(self._board.target.uart.get("tx", "")))
-        if match is None:
-            return
-        function = self._io.peek(4 + 8 * int(match.group(1))) & 0x1F
-        if function != 2:
-            raise BoardFault(
-                f"a byte was sent, but {match.group(0)} does not carry it: its function is "
-                f"{function}; the UART's is 2"
-            )
+        for role in ("tx", "rx"):
+            match = re.fullmatch(r"GPIO(\d+)", str(self._board.target.uart.get(role, "")))
+            if match is None:
+                continue
+            function = self._io.peek(4 + 8 * int(match.group(1))) & 0x1F
+            if function != 2:
+                raise BoardFault(
+                    f"a byte was sent, but {match.group(0)} is not the UART's {role}: its "
+                    f"function is {function}; the UART's is 2"
+                )
 
     def cpu_hz(self) -> float:
         return self._clocks.sys_hz()

@@ -285,7 +285,7 @@ class Stm32:
         """The console's pin must really carry the UART."""
         pins = self.board.target.uart
         function = pins.get("af")
-        for role in ("tx",):
+        for role in ("tx", "rx"):
             match = re.fullmatch(r"P([A-Z])(\d+)", str(pins.get(role, "")))
             if match is None or function is None:
                 continue
@@ -294,7 +294,7 @@ class Stm32:
             problem = problem or self.pin_problem(letter)
             if problem:
                 raise BoardFault(
-                    f"a byte was sent, but {match.group(0)} does not carry it: {problem}; "
+                    f"a byte was sent, but {match.group(0)} is not the UART's {role}: {problem}; "
                     f"the board needs AF{function}"
                 )
 

@@ -332,6 +332,26 @@ def test_systick_interrupts_and_wakes(tmp_path: Path) -> None:
         assert board.counter.now / 1000 >= 7 * 25_000
 
 
+def test_stopping_anywhere_changes_nothing(tmp_path: Path) -> None:
+    source = """volatile uint32_t result, done;
+    __attribute__((noinline)) uint32_t mix(uint32_t a, uint32_t b) { return a * 33 ^ b >> 3; }
+    void program(void) { uint32_t x = 1;
+        for (uint32_t i = 0; i < 20000; i++) { x = mix(x, i); if (x & 1) x += i; }
+        result = x; done = 1; }"""
+    elf = build(tmp_path, source)
+    seen = set()
+    for every in (0, 997, 10007):
+        board = Board(_mps2(), elf)
+        place = board.image.symbols
+        while not board.memory(place["done"], 1)[0]:
+            if every:
+                board.attend(board.counter.now + every * 1000)
+            board.run(timeout_s=0)
+            board.run_once()
+        seen.add((board.memory(place["result"], 4), board.counter.instructions // 100))
+    assert len(seen) == 1
+
+
 def test_supervisor_call(tmp_path: Path) -> None:
     source = """volatile uint32_t calls; void exception(void) { calls++; }
     void program(void) { __asm volatile("svc #1\\n svc #2" ::: "memory");

@@ -176,9 +176,15 @@ def test_the_console_needs_its_clock_and_its_pin(tmp_path: Path) -> None:
     with pytest.raises(BoardFault, match="LPUART1 has no clock"):
         _do(board, (uart + 0x0C, 266667))
     _do(board, (0x4002105C, 1), (uart + 0x0C, 266667), (uart, 1 << 3 | 1 << 2 | 1))
-    with pytest.raises(BoardFault, match="PG7 does not carry it"):
+    with pytest.raises(BoardFault, match="PG7 is not the UART's tx"):
         _do(board, (uart + 0x28, 65))
-    _do(board, (0x4002104C, 1 << 6), (0x48001800, 0xFFFFFFFF & ~(1 << 14)), (0x48001820, 8 << 28))
+    _do(board, (0x4002104C, 1 << 6), (0x48001800, 0xFFFEBFFF), (0x48001820, 8 << 28))
+    with pytest.raises(BoardFault, match="no supply"):
+        _do(board, (uart + 0x28, 65))
+    _do(board, (0x40007004, 1 << 9))
+    with pytest.raises(BoardFault, match="PG8 is not the UART's rx"):
+        _do(board, (uart + 0x28, 65))
+    _do(board, (0x48001824, 8), (0x40007004, 0))
     with pytest.raises(BoardFault, match="no supply"):
         _do(board, (uart + 0x28, 65))
     _do(board, (0x40007004, 1 << 9), (uart + 0x28, 65))
@@ -188,8 +194,8 @@ def test_the_console_needs_its_clock_and_its_pin(tmp_path: Path) -> None:
 def test_an_unset_clock_is_reported_when_the_firmware_speaks(tmp_path: Path) -> None:
     board = _board(tmp_path, "nucleo-g0b1re")
     uart = 0x40004400
-    _do(board, (0x4002103C, 1 << 17), (0x40021034, 1), (0x50000000, 0xEBFFFFEF),
-        (0x50000020, 1 << 8), (uart + 0x0C, 139), (uart, 1 << 3 | 1 << 2 | 1),
+    _do(board, (0x4002103C, 1 << 17), (0x40021034, 1), (0x50000000, 0xEBFFFFAF),
+        (0x50000020, 1 << 8 | 1 << 12), (uart + 0x0C, 139), (uart, 1 << 3 | 1 << 2 | 1),
         (uart + 0x28, 65))  # fmt: skip
     assert board.reports == ["the clock registers give 16,000,000 Hz; nucleo-g0b1re states "
                              "64,000,000 Hz"]  # fmt: skip
