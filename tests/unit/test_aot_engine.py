@@ -389,6 +389,34 @@ def test_options_are_checked() -> None:
     assert (read.keep_input, read.optimize, read.kernels) == (True, "ram", ("a", "b"))
 
 
+def test_two_inputs_of_two_types(tmp_path: Path, host: Target) -> None:
+    builder = TfliteBuilder()
+    a = builder.tensor((1, 7), name="a", **_SCALE)
+    b = builder.tensor((1, 7), dtype="float32", name="b")
+    b8 = builder.tensor((1, 7), **_SCALE)
+    builder.op("QUANTIZE", [b], [b8])
+    total = builder.tensor((1, 7), scale=0.1, zero_point=2)
+    builder.op("ADD", [a, b8], [total])
+    out = builder.tensor((1, 7), dtype="float32", name="out")
+    builder.op("DEQUANTIZE", [total], [out])
+    model = read_model(builder.build([a, b], [out]), "mixed")
+    artifact = _compile(model, tmp_path / "out", host)
+    header = (artifact.folder / "mixed.h").read_text()
+    assert "static inline float *mixed_input1(int8_t *arena)" in header
+    assert "static inline float *mixed_output(int8_t *arena)" in header
+    assert "#define MIXED_INPUT_ZERO_POINT " in header
+    assert "MIXED_INPUT1_SCALE" not in header
+    rng = np.random.default_rng(1)
+    first = rng.integers(-128, 128, (1, 7)).astype(np.int8)
+    second = rng.normal(0, 3, (1, 7)).astype(np.float32)
+    assert artifact.plan is not None
+    reference = StepReference(model, artifact.plan)
+    expected = reference.invoke(first, second)
+    with HostRunner(artifact, flags=("-Wcast-align",)) as runner:
+        assert runner.steps(first, second) == expected
+        assert runner.outputs() == reference.outputs()
+
+
 @pytest.mark.parametrize("goal", ["speed", "ram", "flash"])
 def test_every_goal_is_exact(tmp_path: Path, host: Target, goal: str) -> None:
     model = _pad_conv_relu(2)

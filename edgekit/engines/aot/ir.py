@@ -14,6 +14,9 @@ from typing import Any
 from edgekit.engines.aot.lowering import Node
 from edgekit.graph import Model, Tensor
 
+#: Characters of a tensor's name in a message.
+_LONGEST_NAME = 60
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -69,6 +72,9 @@ class Program:
         ops = [self.model.ops[index] for index in step.ops]
         op = next((op for op in ops if op.kind == step.kind), ops[-1])
         name = self.model.tensors[op.outputs[0]].name if op.outputs else ""
+        if len(name) > _LONGEST_NAME:
+            # A converter joins the names of everything that it fused; the first says enough.
+            name = name.partition(";")[0][:_LONGEST_NAME] + "..."
         return f"operator {op.index} {op.kind}" + (f" '{name}'" if name else "")
 
     def consumers(self, tensor: int) -> tuple[Instruction, ...]:

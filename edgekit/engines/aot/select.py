@@ -160,9 +160,13 @@ def _apart_bytes(program: Program, step: Instruction, kernel: Kernel) -> int:
 
 
 def refusal(program: Program, step: Instruction, reason: str) -> ModelError:
-    """The error for a step that this engine cannot run."""
-    return ModelError(
-        f"the engine aot cannot run {step.kind}: {reason}",
-        program.place(step),
-        "--engine tflm, which runs TFLM's own kernels",
-    )
+    """The error for a step that this engine cannot run; names an engine that takes the model."""
+    from edgekit import engines
+
+    if step.kind == "CUSTOM:edgetpu-custom-op":
+        fix = "--engine edgetpu: the model is compiled for the Edge TPU"
+    elif engines.load("tflm").supports(program.model, None).ok:
+        fix = "--engine tflm, which runs TFLM's own kernels"
+    else:
+        fix = "edgekit convert, which makes full-integer int8 models"
+    return ModelError(f"the engine aot cannot run {step.kind}: {reason}", program.place(step), fix)
