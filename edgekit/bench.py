@@ -81,66 +81,16 @@ def random_examples(plan: Plan, count: int, seed: int) -> list[Example]:
     return examples
 
 
-def load_examples(path: Path, plan: Plan, limit: int | None = None) -> list[Example]:
-    """Inputs from an ``.npz`` or ``.npy`` file: one array per model input, examples first.
-
-    An array of the input's type is taken as it is; real values (float) are quantised with the
-    input's scale and zero point. In an ``.npz`` arrays are found by the input's name, else in
-    their order; labels (``y``, ``labels``) are left aside.
+def load_examples(path: Path, model: Model, limit: int | None = None) -> list[Example]:
+    """Inputs from an ``.npz`` file with ``x``, adapted to the model as ``validate`` does.
 
     Raises:
-        ModelError: the file cannot be read, or its arrays do not fit the model's inputs.
+        ModelError: the file cannot be read, or does not fit the model's inputs.
     """
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise ModelError(f"the data cannot be read: {error}", path.name) from None
-    rest = [name for name in arrays if name not in ("y", "labels", "label")]
-    columns = []
-    for index, view in enumerate(plan.inputs):
-        name = view.name if view.name in arrays else (rest[index] if index < len(rest) else None)
-        if name is None:
-            raise ModelError(
-                f"the data has no array for input {index} '{view.name}'",
-                path.name,
-                "one array per model input, examples along the first axis",
-            )
-        columns.append(_as_input(arrays[name], view.dtype, view.shape, view, path))
-    count = min(len(column) for column in columns)
-    if limit is not None:
-        count = min(count, limit)
-    return [Example(tuple(column[i] for column in columns)) for i in range(count)]
+    from edgekit.quality.dataset import read_dataset
 
-
-def _as_input(
-    array: NDArray[Any], dtype: str, shape: tuple[int, ...], view: Any, path: Path
-) -> NDArray[Any]:
-    wanted = np.dtype(dtype)
-    per_example = int(np.prod(shape))
-    if array.ndim == 0 or len(array) == 0 or array[0].size != per_example:
-        raise ModelError(
-            f"input '{view.name}' has shape {list(shape)}; the data has {list(array.shape)}",
-            path.name,
-        )
-    values = array.reshape(len(array), *shape)
-    if values.dtype == wanted:
-        return values
-    if values.dtype.kind == "f" and view.scale:
-        limits = np.iinfo(wanted)
-        # ties away from zero, as TensorFlow Lite quantises: floor(|x| + 0.5) with x's sign
-        scaled = values.astype(np.float64) / view.scale
-        rounded = np.copysign(np.floor(np.abs(scaled) + 0.5), scaled) + view.zero_point
-        quantised: NDArray[Any] = np.clip(rounded, limits.min, limits.max).astype(wanted)
-        return quantised
-    raise ModelError(
-        f"input '{view.name}' is {dtype}; the data is {values.dtype}",
-        path.name,
-        f"data of type {dtype}, or real values as float32",
-    )
+    found = [Example(tuple(sample)) for sample in read_dataset(path, model, limit=limit).samples()]
+    return found if limit is None else found[:limit]
 
 
 class Reference:
@@ -197,7 +147,7 @@ def measure(
     Raises:
         DeviceError: the device failed, beyond what repetition mends.
     """
-    kind: Kind = "simulated" if port.partition(":")[0] in _SIMULATED_LINKS else "measured"
+    kind = kind_of(port)
     if runs is None:
         runs = SIMULATED_RUNS if kind == "simulated" else MEASURED_RUNS
     plan = firmware.plan
@@ -257,6 +207,13 @@ def _notes(device: Device) -> tuple[str, ...]:
     if statistics.resets:
         notes.append(f"the device was reset {statistics.resets} times meanwhile")
     return tuple(notes)
+
+
+def kind_of(port: str) -> Kind:
+    """Whether figures from a port are measured on hardware or simulated."""
+    while port.startswith("mistreated:"):
+        port = port.split(":", 2)[-1]
+    return "simulated" if port.partition(":")[0] in _SIMULATED_LINKS else "measured"
 
 
 def memory_of(
@@ -514,6 +471,45 @@ def mismatch_text(measurement: Measurement) -> str | None:
     )
 
 
+class DeviceRunner:
+    """A firmware on a device as a runner of :mod:`edgekit.runtimes`: inputs in, outputs out.
+
+    Args:
+        model: the firmware's model, for the shapes and types of its outputs.
+
+    Raises:
+        DeviceError: the device does not answer, or the firmware is of another model.
+    """
+
+    def __init__(self, firmware: Firmware, target: Target, port: str, model: Model) -> None:
+        check_model(model.sha256, firmware)
+        self.title = f"{target.name} on {port}, build {firmware.build_id[:8]}"
+        self._outputs = [(np.dtype(t.dtype), t.shape) for t in model.output_tensors]
+        self.device = Device(open_link(port, target, firmware))
+        try:
+            self.device.connect(firmware.build_id)
+        except BaseException:
+            self.device.close()
+            raise
+
+    def invoke(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """One inference on the device, which is repeated if the device is reset meanwhile."""
+        found = self.device.infer(Example(inputs).raw)
+        return [
+            np.frombuffer(data, dtype).reshape(shape)
+            for data, (dtype, shape) in zip(found, self._outputs, strict=True)
+        ]
+
+    def close(self) -> None:
+        self.device.close()
+
+    def __enter__(self) -> DeviceRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def find_model(firmware: Firmware) -> Path | None:
     """The ``.tflite`` file that lies beside a firmware or its artifact, if it is the right one."""
     for folder in (firmware.elf.parent, firmware.artifact_folder):
@@ -562,7 +558,7 @@ def bench_firmware(
     plan = firmware.plan
     reference = Reference(model, plan) if model is not None and plan is not None else None
     try:
-        timed_port = "virtual:profile" if port == "virtual" else port
+        timed_port = f"{port}:profile" if port.endswith("virtual") else port
         with connected(timed_port, target, firmware) as device:
             return measure(
                 device,

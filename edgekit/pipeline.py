@@ -68,12 +68,11 @@ def _run(order: Order, folder: Path) -> Measurement:
     if plan is None:
         raise UsageError(f"engine {name} makes no plan, without which nothing can be compared")
     examples = (
-        bench.load_examples(order.data, plan, order.inputs)
+        bench.load_examples(order.data, model, order.inputs)
         if order.data is not None
         else bench.random_examples(plan, order.inputs or 1, order.seed)
     )
-    kind = order.port.partition(":")[0]
-    if kind not in ("virtual", "qemu"):
+    if bench.kind_of(order.port) == "measured":
         flash(firmware, target, order.port)
     with console.progress(f"measuring on {order.port}", len(examples) + 1) as advance:
         return bench.bench_firmware(

@@ -18,7 +18,7 @@ from edgekit import console
     type=click.Path(path_type=Path),
     help="The .tflite file to compare with; default: the one beside the firmware.",
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Inputs (.npz or .npy).")
+@click.option("--data", type=click.Path(path_type=Path), help="Inputs: .npz with x.")
 @click.option(
     "--inputs", type=click.IntRange(1), help="How many inputs to compare; default 1, host 4."
 )
@@ -85,17 +85,23 @@ def command(
     if firmware.plan is None:
         raise UsageError(f"engine {firmware.engine} gave this firmware no plan", str(subject))
     path = model or find_model(firmware)
-    examples = (
-        load_examples(data, firmware.plan, inputs)
-        if data is not None
-        else random_examples(firmware.plan, inputs or 1, seed)
-    )
+    graph = read_model(path) if path is not None else None
+    if data is None:
+        examples = random_examples(firmware.plan, inputs or 1, seed)
+    elif graph is not None:
+        examples = load_examples(data, graph, inputs)
+    else:
+        raise UsageError(
+            "data are adapted to the model, and there is none beside the firmware",
+            str(subject),
+            "--model FILE.tflite",
+        )
     with console.progress(f"measuring on {port}", len(examples) + 1) as advance:
         measurement = bench_firmware(
             firmware,
             board,
             port,
-            model=read_model(path) if path is not None else None,
+            model=graph,
             examples=examples,
             warmups=1 if warmups is None else warmups,
             runs=runs,

@@ -21,7 +21,7 @@ from edgekit import console
     "-o", "--output", type=click.Path(path_type=Path), help="Keep what is made in this folder."
 )
 @click.option("--compiler", help="gcc (arm-none-eabi-gcc) or zig; default: the first there is.")
-@click.option("--data", type=click.Path(path_type=Path), help="Inputs (.npz or .npy).")
+@click.option("--data", type=click.Path(path_type=Path), help="Inputs: .npz with x.")
 @click.option("--inputs", type=click.IntRange(1), help="How many inputs to compare; default 1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random inputs.")
 @click.option("--runs", type=click.IntRange(1), help="Timed runs; default 20, simulated 2.")

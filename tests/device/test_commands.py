@@ -84,6 +84,38 @@ def test_bench_with_data_as_text(made: Path) -> None:
     assert "simulated ±" in done.stdout
 
 
+def test_a_mistreated_line_gives_the_same_report(made: Path) -> None:
+    """1 % of bytes dropped, changed or doubled, in both directions."""
+    port = "mistreated:0.01:virtual"
+    done = edgekit("bench", "out/firmware", "--port", port, "--json", "--inputs", 3, cwd=made)
+    assert done.returncode == 0, done.stderr
+    again, first = json.loads(done.stdout), json.loads((made / "run.json").read_text())
+    assert again["kind"] == "simulated"
+    assert again["outputs"] == first["outputs"]
+    assert again["ops"] == first["ops"]
+    assert any("sent again" in note for note in again["notes"])
+
+
+def test_a_device_as_a_runner(made: Path) -> None:
+    from edgekit.bench import DeviceRunner
+    from edgekit.build import load_firmware
+    from edgekit.graph.reader import read_model
+    from edgekit.runtimes.tflm import TflmRunner
+    from edgekit.targets import load_target
+
+    model, firmware = read_model(MODEL), load_firmware(made / "out" / "firmware")
+    shape = model.input_tensors[0].shape
+    generator = np.random.default_rng(1)
+    with (
+        TflmRunner(model.raw) as host,
+        DeviceRunner(firmware, load_target("nucleo-l4r5zi"), "virtual", model) as device,
+    ):
+        for _ in range(5):
+            x = generator.integers(-128, 128, shape).astype(np.int8)
+            for mine, theirs in zip(device.invoke(x), host.invoke(x), strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
 def test_build_flash_and_their_refusals(made: Path) -> None:
     built = edgekit("build", "out/artifact", "-o", "again", "--json", cwd=made)
     assert built.returncode == 0, built.stderr
@@ -106,7 +138,8 @@ def test_build_flash_and_their_refusals(made: Path) -> None:
         (("bench", "out/firmware", "--port", "serial:/dev/nothing"), 6, "cannot be opened"),
         (("bench", "out/firmware", "--port", "tcp:localhost:1"), 6, "no connection"),
         (("bench", "out/firmware", "--target", "pico"), 2, "built for nucleo-l4r5zi"),
-        (("bench", "out/firmware", "--data", "missing.npz"), 3, "cannot be read"),
+        (("bench", "out/firmware", "--data", "missing.npz"), 3, "does not exist"),
+        (("bench", "out/firmware", "--port", "mistreated:2:virtual"), 2, "how to mistreat"),
         (("bench", "out"), 2, "not a folder that build wrote"),
         (("build", "out"), 2, "not a folder that compile wrote"),
         (("build", "out/artifact", "--compiler", "iar"), 2, "no compiler is called"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -209,18 +208,3 @@ def test_percentiles() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([float(i) for i in range(1, 101)], 0.95) == 95.0
     assert percentile([7.0], 0.95) == 7.0
-
-
-def test_data_for_inputs(toy: ModuleType, tmp_path: Path) -> None:
-    plan = replace(toy.PLAN, inputs=(replace(toy.PLAN.inputs[0], scale=0.5, zero_point=3),))
-    real = np.zeros((2, 300), np.float32)
-    real[0, :4] = [0.25, -0.25, 100.0, -1.0]
-    np.savez(tmp_path / "real.npz", x=real, y=np.zeros(2))
-    examples = bench.load_examples(tmp_path / "real.npz", plan)
-    assert len(examples) == 2
-    assert examples[0].arrays[0][0, :4].tolist() == [4, 2, 127, 1]
-    np.save(tmp_path / "raw.npy", np.ones((5, 300), np.int8))
-    assert len(bench.load_examples(tmp_path / "raw.npy", plan, limit=3)) == 3
-    np.save(tmp_path / "bad.npy", np.ones((5, 7), np.int8))
-    with pytest.raises(Exception, match="has shape"):
-        bench.load_examples(tmp_path / "bad.npy", plan)
