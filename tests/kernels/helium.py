@@ -186,7 +186,7 @@ def execute(source: str, folder: Path, compiler: str = "gcc", flags: Sequence[st
     folders = [f"-I{FIRMWARE}/{name}" for name in ("include", "kernels", "runtime/libc")]
     subprocess.run(
         [*COMPILERS[compiler], *WARNINGS, "-O2", "-ffreestanding", "-fno-builtin", *folders,
-         *flags, f"-Wa,-I{folder}", f"-Wl,-T,{script}", "-nostdlib", str(path),
+         *flags, f"-Wa,-I{folder}", f"-Wl,-T,{script}", "-Wl,-e,reset", "-nostdlib", str(path),
          *map(str, LIBRARY), *(["-lgcc"] if compiler == "gcc" else []), "-o", str(elf)],
         check=True, cwd=folder,
     )  # fmt: skip

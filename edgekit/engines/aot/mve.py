@@ -197,3 +197,83 @@ def _dilated(node: Node) -> bool:
         int(node.options.get("dilation_h_factor", 1)) != 1
         or int(node.options.get("dilation_w_factor", 1)) != 1
     )
+
+
+#: Tiles of a depthwise plane that are larger are made and used in strips.
+_TILES_BYTES = 2048
+
+
+def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """DEPTHWISE_CONV_2D 3x3 with multiplier 1 and stride 1 or 2, plane by plane, in place."""
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    stride = int(node.options["stride_h"])
+    batches, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, out_c = output.shape
+    applies = (
+        weights.shape[1:3] == (3, 3)
+        and out_c == channels
+        and stride == int(node.options["stride_w"])
+        and stride in (1, 2)
+        and batches == 1
+        and out_w >= 2
+        # Offsets of gathers and scatters have 16 bits.
+        and (in_w + 8) * channels < 1 << 16
+        and (out_w + 4) * channels < 1 << 16
+        and not _dilated(node)
+    )
+    pad = padding(node, (in_h, in_w), (3, 3), (stride, stride), (1, 1), (out_h, out_w))
+    columns = stride * out_w + 2
+    pitch = 4 * (columns + 1)
+    if not applies or pad[1] >= columns or pitch >= 4096:
+        return ()
+    planes = weights.data().reshape(9, channels).T
+    requant = _requantization(node, planes, scales)
+    if requant is None:
+        return ()
+    # [channels][columns, and one of zeros][rows, and one of zeros] after 8 zeros
+    table = np.zeros((channels, 4, 4), np.int8)
+    table[:, :3, :3] = planes.reshape(channels, 3, 3).transpose(0, 2, 1)
+    table = np.concatenate([np.zeros(8, np.int8), table.reshape(-1)])
+    rows = -(-out_h // 2) if stride == 1 else out_h
+    strip = rows
+    if pitch * (rows + 2) > _TILES_BYTES:
+        # A strip ends with a pair of output rows.
+        strip = max(2, (_TILES_BYTES // pitch - 2) // 2 * 2)
+        strip = min(strip, rows)
+    sizes = {
+        "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
+        "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "strip": strip,
+    }  # fmt: skip
+    blocks, rest = divmod(out_w, 4)
+    eight = 13 + 8 * stride + requant.instructions(2) + 2
+    four = 8 + 4 * stride + requant.instructions(1) + 2
+    per_pair = blocks * eight + (0, four, four, eight if blocks else 2 * four)[rest] + 6
+    pairs = -(-out_h // 2)
+    gathered = min(in_w, columns - pad[1])
+    gather = (rows + 1) * (7 * -(-gathered // 8) + 3) + 60
+    return (
+        Kernel(
+            function="ek_depthwise_conv_2d_3x3_s8_mve",
+            header="ek_depthwise_conv_2d_3x3_s8_mve.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                Scratch(),
+                *(Literal(name, value) for name, value in sizes.items()),
+                Literal("in_zero", input_.zero_point, soft=True),
+                *requant.literals,
+                Output(0),
+            ),
+            tables=(
+                Table("weights", "int8_t", table),
+                Table("requant", "int32_t", requant.rows(np.arange(channels)).reshape(-1)),
+            ),
+            requires=("mve",),
+            scratch_bytes=(strip + 2) * pitch,
+            # Channel c of the output overwrites nothing but channel c of the input.
+            overlaps=(Overlap(min_shift=0, max_shift=0),),
+            cost=channels * (pairs * per_pair + gather + 60) + 200,
+        ),
+    )

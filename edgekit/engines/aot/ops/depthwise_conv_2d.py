@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.engines.aot import dsp
+from edgekit.engines.aot import dsp, mve
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -68,6 +68,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     }  # fmt: skip
     return (
         *(dsp.depthwise_conv_2d(node, scales, target) if batches == 1 else ()),
+        *mve.depthwise_conv_2d(node, scales),
         Kernel(
             function="ek_depthwise_conv_2d_s8",
             header="ek_depthwise_conv_2d_s8.h",
