@@ -12,7 +12,7 @@ import heapq
 from edgekit.engines.aot.ir import Program
 
 #: Sets of finished steps that are looked at before giving up.
-_MOST_STATES = 20_000
+_MOST_STATES = 4_000
 
 
 def run(program: Program) -> Program:
