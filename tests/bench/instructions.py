@@ -17,8 +17,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgekit.records import Plan
 
 FLASH, RAM = 0x0800_0000, 0x2000_0000
 TARGETS = {
@@ -70,7 +74,17 @@ def symbols(elf: Path) -> dict[str, tuple[int, int]]:
         return {s.name: (s["st_value"], s["st_size"]) for s in table.iter_symbols()}
 
 
-def run(elf: Path, plan: Any, prefix: str, inputs: bytes) -> None:
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """One inference: instructions per step, the output's FNV-1a hash, bytes of code."""
+
+    steps: tuple[int, ...]
+    output_hash: str
+    code_bytes: int
+    plan: Plan
+
+
+def run(elf: Path, plan: Plan, prefix: str, inputs: bytes) -> Count:
     import capstone
     import unicorn
     from elftools.elf.elffile import ELFFile
@@ -86,31 +100,51 @@ def run(elf: Path, plan: Any, prefix: str, inputs: bytes) -> None:
     names = symbols(elf)
     decoder = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS)
     lengths: dict[tuple[int, int], int] = {}
-    counts = {"n": 0}
+    count = 0
 
     def on_block(_: Any, address: int, size: int, __: Any) -> None:
+        nonlocal count
         key = (address, size)
         if key not in lengths:
             lengths[key] = sum(1 for _ in decoder.disasm(bytes(mu.mem_read(*key)), address))
-        counts["n"] += lengths[key]
+        count += lengths[key]
 
     mu.hook_add(unicorn.UC_HOOK_BLOCK, on_block)
     arena, stop = RAM, FLASH + (4 << 20) - 4
     mu.mem_write(arena + plan.inputs[0].offset, inputs)
-    total = 0
+    steps = []
     for step in plan.steps:
-        counts["n"] = 0
+        count = 0
         mu.reg_write(arm_const.UC_ARM_REG_SP, RAM + (1 << 20))
         mu.reg_write(arm_const.UC_ARM_REG_R0, arena)
         mu.reg_write(arm_const.UC_ARM_REG_LR, stop | 1)
         mu.emu_start(names[f"{prefix}_s{step.index}"][0] | 1, stop)
-        total += counts["n"]
-        ratio = f"{counts['n'] / step.macs:6.2f}" if step.macs else "      "
-        print(f"{step.index:3} {step.kind:20} {step.macs:9} {counts['n']:10} {ratio} {step.kernel}")
-    macs = sum(step.macs for step in plan.steps)
-    print(f"    {'total':20} {macs:9} {total:10} {total / max(1, macs):6.2f}")
+        steps.append(count)
     output = bytes(mu.mem_read(arena + plan.outputs[0].offset, plan.outputs[0].nbytes))
-    print(f"    output hash {fnv1a(output):08x}, arena {plan.arena_bytes}")
+    table = re.compile(rf"{prefix}_s\d+_.*")
+    code = sum(s for n, (a, s) in names.items() if a and not table.fullmatch(n))
+    return Count(tuple(steps), f"{fnv1a(output):08x}", code, plan)
+
+
+def measure(
+    path: Path, core: str, folder: Path, *, portable: bool = False, flags: Sequence[str] = ()
+) -> Count:
+    """Compiles the model into ``folder`` and runs it once on the baseline's input."""
+    from edgekit.engines import aot
+    from edgekit.engines.aot import emit
+    from edgekit.graph import read_model
+    from edgekit.targets import load_target
+
+    target = load_target(TARGETS[core])
+    if portable:
+        target = dataclasses.replace(target, isa=(), core="portable")
+    model = read_model(path)
+    prefix = emit.prefix_of(model.name)
+    artifact = aot.compile(model, target, folder / "c", command="bench", options={})
+    if artifact.plan is None:
+        raise SystemExit("the engine made no plan")
+    elf = link(folder / "c", prefix, core, list(flags))
+    return run(elf, artifact.plan, prefix, baseline_input(model.input_tensors[0].nbytes))
 
 
 def main() -> None:
@@ -121,27 +155,19 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="write the C here and leave it")
     parser.add_argument("flags", nargs="*", help="more flags for the compiler, after --")
     arguments = parser.parse_args()
-    from edgekit.engines import aot
-    from edgekit.engines.aot import emit
-    from edgekit.graph import read_model
-    from edgekit.targets import load_target
-
-    target = load_target(TARGETS[arguments.core])
-    if arguments.portable:
-        target = dataclasses.replace(target, isa=(), core="portable")
-    model = read_model(arguments.model)
-    prefix = emit.prefix_of(model.name)
     folder = arguments.keep or Path(tempfile.mkdtemp())
-    artifact = aot.compile(model, target, folder / "c", command="bench", options={})
-    elf = link(folder / "c", prefix, arguments.core, arguments.flags)
-    plan = artifact.plan
-    assert plan is not None
-    inputs = baseline_input(model.input_tensors[0].nbytes)
-    run(elf, plan, prefix, inputs)
-    sizes = symbols(elf)
-    table = re.compile(rf"{prefix}_s\d+_.*")
-    code = sum(s for n, (a, s) in sizes.items() if a and not table.fullmatch(n))
-    print(f"    code {code} bytes")
+    count = measure(
+        arguments.model, arguments.core, folder, portable=arguments.portable, flags=arguments.flags
+    )
+    for step, instructions in zip(count.plan.steps, count.steps, strict=True):
+        ratio = f"{instructions / step.macs:6.2f}" if step.macs else "      "
+        print(
+            f"{step.index:3} {step.kind:20} {step.macs:9} {instructions:10} {ratio} {step.kernel}"
+        )
+    macs, total = sum(step.macs for step in count.plan.steps), sum(count.steps)
+    print(f"    {'total':20} {macs:9} {total:10} {total / max(1, macs):6.2f}")
+    print(f"    output hash {count.output_hash}, arena {count.plan.arena_bytes} bytes")
+    print(f"    code {count.code_bytes} bytes")
     if not arguments.keep:
         shutil.rmtree(folder)
 
