@@ -211,7 +211,8 @@ def compile(
     chosen = read_options(options)
     layout = decide(model, target, chosen)
     _check_fit(layout.plan, target)
-    texts = emit.emit(layout, command=command, goal=chosen.optimize)
+    emitted = emit.emit(layout, command=command, goal=chosen.optimize)
+    texts = emitted.files
     prefix = emit.prefix_of(model.name)
     macs = model_macs(model)
     artifact = Artifact(
@@ -225,7 +226,7 @@ def compile(
         sources=(f"{prefix}.c",),
         include_dirs=(".",),
         plan=layout.plan,
-        weights_bytes=emit.weights_bytes(layout),
+        weights_bytes=emitted.weights_bytes,
         arena_bytes=layout.plan.arena_bytes,
         options={
             "keep_input": chosen.keep_input,

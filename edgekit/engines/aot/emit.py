@@ -80,15 +80,25 @@ def string_literal(text: str) -> str:
     return '"' + comment_text(text).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def emit(layout: Layout, *, command: str, goal: str = "speed") -> dict[str, str]:
-    """The artifact's files by their relative path.
+@dataclass(frozen=True)
+class Emitted:
+    """The artifact's files by their relative path, and the bytes of all tables in them."""
+
+    files: Mapping[str, str]
+    weights_bytes: int
+
+
+def emit(layout: Layout, *, command: str, goal: str = "speed") -> Emitted:
+    """The C of a planned program.
 
     Args:
         layout: the planned program.
         command: the command line that asked for it, for the files' first lines.
         goal: ``flash`` shares instances between shapes.
     """
-    return _Emitter(layout, command, goal).files()
+    emitter = _Emitter(layout, command, goal)
+    files = emitter.files()
+    return Emitted(files, emitter.weights_bytes())
 
 
 @dataclass(frozen=True)
@@ -433,13 +443,6 @@ class _Emitter:
                 f"    __attribute__((aligned({align}))) = {{\n{_numbers(values)}}};\n"
             )
         return self.tables[key]
-
-
-def weights_bytes(layout: Layout) -> int:
-    """Bytes of weights, biases and quantisation tables that the emitted C has in flash."""
-    emitter = _Emitter(layout, "", "speed")
-    emitter._instances_and_steps()
-    return emitter.weights_bytes()
 
 
 def _table(kernel: Kernel, name: str) -> Table:
