@@ -11,6 +11,7 @@ from edgekit import console
 
 if TYPE_CHECKING:
     from edgekit.quality.metrics import Accuracy
+    from edgekit.quality.on_device import DeviceAccuracy
     from edgekit.quality.validation import Validation
 
 #: Operators in the table of errors.
@@ -40,6 +41,8 @@ _OPS_SHOWN = 12
     "--runtime", type=click.Choice(["tflm", "litert-ref", "litert"]), default="tflm",
     show_default=True, help="What computes the metric.",
 )  # fmt: skip
+@click.option("--target", metavar="NAME", help="Compute the metric on this board.")
+@click.option("--port", help="Where the board is.  [default: virtual]")
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Fail (code 7) below this share.")
 @click.option("--min-auc", type=click.FloatRange(0, 1), help="Fail (code 7) below this area.")
 @click.option("--max-mse", type=click.FloatRange(0), help="Fail (code 7) above this error.")
@@ -53,18 +56,29 @@ def command(model: Path, as_json: bool, **options: Any) -> None:
     how x becomes the input: 'quantized' as it is, 'image' as pixels (int8: x - 128), 'real' by
     scale and zero point; 'auto' takes the one that fits without doubt.
 
+    With --target the metric comes from a board, which runs all the data, and every output is
+    compared with TFLM's; the exit code is 7 when one differs.
+
     \b
     edgekit validate kws_int8.tflite --data kws01.npz --metric top1 --min-top1 0.89
     edgekit validate vww_int8.tflite --reference vww_float.tflite --data vww01.npz
+    edgekit validate kws_int8.tflite --data kws01.npz --metric top1 --target nucleo-l4r5zi
     """
     from edgekit.errors import LimitError
     from edgekit.graph import read_model
+    from edgekit.quality.on_device import Board
     from edgekit.quality.validation import Request, validate
 
+    target, port = options.pop("target"), options.pop("port")
+    if port is not None and target is None:
+        raise click.UsageError("--port wants --target.")
+    board = None if target is None else Board(target, port or "virtual")
     names = ("min_top1", "min_auc", "max_mse")
     limits = {name: options.pop(name) for name in names}
     request = Request(
-        **options, limits={name: value for name, value in limits.items() if value is not None}
+        **options,
+        board=board,
+        limits={name: value for name, value in limits.items() if value is not None},
     )
     loaded = read_model(model)
     found = validate(loaded, request, console.progress)
@@ -74,6 +88,12 @@ def command(model: Path, as_json: bool, **options: Any) -> None:
         limit = missed[0]
         problem = (
             f"{limit.name[4:]} is {limit.value:.4f}, the limit --{limit.name} is {limit.limit}"
+        )
+    device = found.device
+    if problem is None and device is not None and device.equal != device.compared:
+        problem = (
+            f"{device.compared - device.equal} of {device.compared} outputs differ from TFLM's "
+            f"on {device.board.target}, the first at input {device.first_different}"
         )
     if as_json:
         console.emit_json("validate", _payload(loaded, found))
@@ -96,11 +116,12 @@ def _payload(model: Any, found: Validation) -> dict[str, Any]:
         "model": {"name": model.name, "sha256": model.sha256},
         "inputs": found.inputs,
         "adaptation": list(found.adaptation),
-        "accuracy": _accuracy(found.accuracy, found.accuracy_runtime),
+        "accuracy": _accuracy(found.accuracy, found.accuracy_runtime, _kind(found)),
         "reference_accuracy": _accuracy(found.reference_accuracy, None),
         "operators": to_json(layers) if layers else None,
         "agreement": to_json(agreement) | {"agree": agreement.agree} if agreement else None,
         "agreement_missing": found.agreement_missing,
+        "device": _device(found.device),
         "limits": to_json(found.limits),
         "passed": found.passed,
     }
@@ -108,11 +129,31 @@ def _payload(model: Any, found: Validation) -> dict[str, Any]:
     return cleaned
 
 
-def _accuracy(measured: Accuracy | None, runtime: str | None) -> dict[str, Any] | None:
+def _device(device: DeviceAccuracy | None) -> dict[str, Any] | None:
+    if device is None:
+        return None
+    return {
+        "kind": device.kind,
+        "target": device.board.target,
+        "port": device.board.port,
+        "build_id": device.build_id,
+        "compared": device.compared,
+        "equal_to_tflm": device.equal,
+        "first_different": device.first_different,
+    }
+
+
+def _kind(found: Validation) -> str:
+    return "measured" if found.device is None else found.device.kind
+
+
+def _accuracy(
+    measured: Accuracy | None, runtime: str | None, kind: str = "measured"
+) -> dict[str, Any] | None:
     if measured is None:
         return None
     return {
-        "kind": "measured",
+        "kind": kind,
         "metric": measured.metric,
         "value": measured.value,
         "samples": measured.samples,
@@ -126,11 +167,17 @@ def _print(found: Validation) -> None:
     rows: list[tuple[str, object]] = [("inputs", found.inputs)]
     rows += [("adaptation", rule) for rule in found.adaptation]
     for title, measured in (
-        (f"measured ({found.accuracy_runtime})", found.accuracy),
+        (f"{_kind(found)} ({found.accuracy_runtime})", found.accuracy),
         ("measured, float model", found.reference_accuracy),
     ):
         if measured is not None:
             rows.append((title, _accuracy_text(measured)))
+    if found.device is not None:
+        device = found.device
+        rows.append(
+            (f"outputs of {device.board.target}, {device.kind}",
+             f"equal to TFLM's for {device.equal} of {device.compared} inputs")
+        )  # fmt: skip
     agreement = found.agreement
     if agreement is not None:
         rows.append((f"{agreement.one} = {agreement.two}", _agreement_text(found)))

@@ -13,6 +13,7 @@ from edgekit.quality.agreement import Agreement, compare_runtimes
 from edgekit.quality.dataset import Dataset, InputMode, read_dataset
 from edgekit.quality.layers import LayerErrors, layer_errors, read_reference
 from edgekit.quality.metrics import METRICS, Accuracy, Metric, accuracy
+from edgekit.quality.on_device import Board, DeviceAccuracy, measure_on_device
 from edgekit.quality.synthetic import recipe, synthetic_inputs
 from edgekit.runtimes import open_runner
 from edgekit.runtimes.litert import installed
@@ -42,7 +43,8 @@ class Request:
 
     ``limits`` are by option: ``min_top1``, ``min_auc``, ``max_mse``. ``samples`` bounds the
     inputs for the error per operator and the comparison of runtimes; accuracy takes ``count``
-    of the data, by default all. ``runtime`` computes the accuracy.
+    of the data, by default all. ``runtime`` computes the accuracy; with ``board`` a board does,
+    and its outputs are compared with TFLM's.
     """
 
     reference: Path | None = None
@@ -52,6 +54,7 @@ class Request:
     samples: int = 16
     count: int | None = None
     runtime: str = "tflm"
+    board: Board | None = None
     limits: dict[str, float] = field(default_factory=dict)
 
 
@@ -72,10 +75,12 @@ class Validation:
     agreement: Agreement | None
     agreement_missing: str | None
     limits: tuple[Limit, ...]
+    device: DeviceAccuracy | None = None
 
     @property
     def passed(self) -> bool:
-        return all(limit.kept for limit in self.limits)
+        equal = self.device is None or self.device.equal == self.device.compared
+        return equal and all(limit.kept for limit in self.limits)
 
 
 def validate(model: Model, request: Request, progress: Progress) -> Validation:
@@ -95,9 +100,16 @@ def validate(model: Model, request: Request, progress: Progress) -> Validation:
     else:
         inputs = synthetic_inputs(model, min(request.samples, 4))
         source = f"{len(inputs)} synthetic ({recipe()})"
-    measured, title = None, None
+    measured, title, device = None, None, None
+    if request.board is not None and (metric is None or dataset is None):
+        raise UsageError("a board is validated on data", fix="--data FILE.npz --metric top1")
     if metric is not None and dataset is not None:
-        measured, title = _measure(model, dataset, metric, request.runtime, progress)
+        if request.board is None:
+            measured, title = _measure(model, dataset, metric, request.runtime, progress)
+        else:
+            device = _measure_on_board(model, dataset, metric, request.board, progress)
+            measured = device.accuracy
+            title = f"{request.board.target} on {request.board.port}"
     layers, reference_accuracy = None, None
     if request.reference is not None:
         reference = read_reference(request.reference)
@@ -118,7 +130,16 @@ def validate(model: Model, request: Request, progress: Progress) -> Validation:
         agreement=agreement,
         agreement_missing=missing,
         limits=_limits(request, measured),
+        device=device,
     )
+
+
+def _measure_on_board(
+    model: Model, dataset: Dataset, metric: Metric, board: Board, progress: Progress
+) -> DeviceAccuracy:
+    total = len(dataset.inputs[0])
+    with progress(f"running {total} inputs on {board.target}", total) as step:
+        return measure_on_device(model, dataset, metric, board, step)
 
 
 def _metric(request: Request) -> Metric | None:
