@@ -47,7 +47,8 @@ def _run(board: Board, seconds: float = 5.0) -> None:
 _MODEL = """
 static volatile int32_t sink;
 __attribute__((noinline)) static int32_t shared(int32_t n) {
-    int32_t s = 0; for (int32_t i = 0; i < n; i++) s += i * i; return s; }
+    int32_t s = 0; for (int32_t i = 0; i < n; i++) { s += i * i; __asm volatile("" : "+r"(s)); }
+    return s; }
 __attribute__((noinline)) void net_s0(int8_t *arena) { sink += shared(arena[0]); }
 __attribute__((noinline)) void net_s1(int8_t *arena) { sink += shared(arena[1]); }
 __attribute__((noinline)) void net_invoke(int8_t *arena) { net_s0(arena); net_s1(arena); }
@@ -115,9 +116,10 @@ def test_a_step_outside_an_inference_is_counted_on_its_own(tmp_path: Path) -> No
 
 def test_several_models_are_counted_apart(tmp_path: Path) -> None:
     source = """
-    __attribute__((noinline)) void a_s0(int8_t *p) { for (int i = 0; i < 9; i++) p[i] = 1; }
+    #define PUT { p[i] = 1; __asm volatile("" ::: "memory"); }
+    __attribute__((noinline)) void a_s0(int8_t *p) { for (int i = 0; i < 9; i++) PUT }
     __attribute__((noinline)) void a_invoke(int8_t *p) { a_s0(p); __asm volatile(""); }
-    __attribute__((noinline)) void b_s0(int8_t *p) { for (int i = 0; i < 99; i++) p[i] = 1; }
+    __attribute__((noinline)) void b_s0(int8_t *p) { for (int i = 0; i < 99; i++) PUT }
     __attribute__((noinline)) void b_invoke(int8_t *p) { b_s0(p); __asm volatile(""); }
     static int8_t arena[100];
     void program(void) { a_invoke(arena); b_invoke(arena); a_invoke(arena); }
@@ -234,16 +236,15 @@ def test_a_stack_overflow_is_found_at_its_limit(tmp_path: Path) -> None:
 
 def test_floating_point_needs_the_fpu_switched_on(tmp_path: Path) -> None:
     source = """
-    volatile float x = 1;
-    __attribute__((noinline)) void use(void) { x = x * 2.5f; }
+    /* vadd.f32 s0, s0, s0 */
+    __attribute__((noinline)) void use(void) { __asm volatile(".inst.w 0xee300a00"); }
     void program(void) { %s use(); }
     """
-    flags = ("-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
     target = _mps2(isa=("thumb", "thumb2", "dsp", "fpv4-sp-d16"))
     with pytest.raises(Fault, match="before the FPU is enabled") as caught:
-        Board(target, build(tmp_path, source % "", flags=flags)).run(timeout_s=5)
+        Board(target, build(tmp_path, source % "")).run(timeout_s=5)
     assert "use" in str(caught.value.where)
-    enabled = build(tmp_path, source % "REG(0xE000ED88) |= 0xF << 20;", flags=flags)
+    enabled = build(tmp_path, source % "REG(0xE000ED88) |= 0xF << 20;")
     _run(Board(target, enabled))
     with pytest.raises(Fault, match="does not have this instruction"):
         Board(_mps2(), enabled).run(timeout_s=5)
@@ -303,7 +304,7 @@ def test_the_cycle_counter_of_cortex_m7_must_be_unlocked(tmp_path: Path) -> None
     source = """volatile uint32_t result[2];
     void program(void) { REG(0xE000EDFC) |= 1 << 24; REG(0xE0001000) |= 1;
         result[0] = REG(0xE0001004); REG(0xE0001FB0) = 0xC5ACCE55; REG(0xE0001000) |= 1;
-        for (int i = 0; i < 9; i++) __asm volatile(""); result[1] = REG(0xE0001004); }"""
+        for (int i = 0; i < 999; i++) __asm volatile("nop"); result[1] = REG(0xE0001004); }"""
     elf = build(tmp_path, source, core="cortex-m7")
     board = Board(_mps2(core="cortex-m7"), elf)
     _run(board)
@@ -434,6 +435,7 @@ def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
 
 
 def test_erased_flash_does_not_start(tmp_path: Path) -> None:
-    elf = build(tmp_path, "void program(void) { }", flash=0x1000)
+    board = Board(_mps2(), build(tmp_path, "void program(void) { }"))
+    board.write_memory(0, b"\xff" * 4096)
     with pytest.raises(Fault, match="erased"):
-        Board(_mps2(), elf)
+        board.reset()

@@ -12,7 +12,8 @@ import pytest
 from sim_programs import MPS2_UART, build
 
 _MODEL = """
-__attribute__((noinline)) void net_s0(int8_t *p) { for (int i = 0; i < 9; i++) p[i] = (int8_t)i; }
+__attribute__((noinline)) void net_s0(int8_t *p) {
+    for (int i = 0; i < 9; i++) { p[i] = (int8_t)i; __asm volatile("" ::: "memory"); } }
 __attribute__((noinline)) void net_invoke(int8_t *p) { net_s0(p); __asm volatile(""); }
 static int8_t arena[100];
 """

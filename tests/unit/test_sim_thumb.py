@@ -41,13 +41,13 @@ def _features(folder: Path, source: str, address: int = 0, extra: str = "") -> d
         ("lsls r0, r1, #3\n asr.w r2, r3, r4", {"shift": 2}),
         ("cmp r0, r1\n ite gt\n movgt r0, #1\n movle r0, #2", {
             "it": 1, "instructions": 4, "alu": 3, "n16": 4}),
-        ("subs r0, #1\n bne .-2", {"br_cond": 1, "br_uncond": 0, "alu": 1}),
-        ("b .+20", {"br_uncond": 1}),
-        ("b.w .+20", {"br_uncond": 1, "n32": 1}),
-        ("beq.w .+20", {"br_cond": 1}),
-        ("bl .+20", {"call": 1}),
+        ("1: subs r0, #1\n bne 1b", {"br_cond": 1, "br_uncond": 0, "alu": 1}),
+        ("1: b 1b", {"br_uncond": 1}),
+        ("1: b.w 1b", {"br_uncond": 1, "n32": 1}),
+        ("1: beq.w 1b", {"br_cond": 1}),
+        ("1: bl 1b", {"call": 1}),
         ("blx r3", {"call": 1}),
-        ("cbz r0, .+8", {"br_cond": 1}),
+        ("cbz r0, 1f\n nop\n nop\n 1:", {"br_cond": 1}),
         ("tbb [pc, r0]", {"ret_or_indirect": 1}),
         ("bfi r0, r1, #1, #2\n bics r0, r1\n bkpt 0", {"br_cond": 0, "br_uncond": 0, "alu": 3}),
     ],
@@ -91,7 +91,7 @@ def test_alignment_depends_on_the_address(tmp_path: Path) -> None:
         # the second needs the first's result
         ("adds r0, #1\n adds r0, #1", 2),
         # a branch goes with its comparison
-        ("cmp r0, r1\n beq .+20", 1),
+        ("1: cmp r0, r1\n beq 1b", 1),
         # one store, one multiply, one branch in a cycle
         ("str r0, [r1]\n str r2, [r3]", 2),
         ("smlad r0, r1, r2, r0\n smlad r3, r1, r2, r3", 2),
@@ -121,5 +121,5 @@ def test_extensions_are_recognised(tmp_path: Path) -> None:
 
 
 def test_counting_by_lengths_agrees_with_decoding(tmp_path: Path) -> None:
-    code = assemble(tmp_path, "nop\n add.w r0, r1, r2\n bl .+8\n it eq\n moveq r0, r1")
+    code = assemble(tmp_path, "nop\n add.w r0, r1, r2\n 2: bl 2b\n it eq\n moveq r0, r1")
     assert thumb.instruction_count(code) == len(thumb.analyse(code, 0).instructions) == 5
