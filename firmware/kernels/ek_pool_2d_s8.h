@@ -9,8 +9,8 @@
 #include "ek_math.h"
 
 EK_KERNEL void ek_pool_2d_s8(
-    const int8_t *input, int32_t is_max, int32_t batches, int32_t in_h, int32_t in_w,
-    int32_t channels, int32_t out_h, int32_t out_w, int32_t window_h, int32_t window_w,
+    const int8_t *input, int32_t is_max, int32_t in_h, int32_t in_w, int32_t channels,
+    int32_t out_h, int32_t out_w, int32_t batches, int32_t window_h, int32_t window_w,
     int32_t stride_h, int32_t stride_w, int32_t pad_top, int32_t pad_left, int32_t low,
     int32_t high, int8_t *output
 ) {
@@ -61,25 +61,25 @@ EK_KERNEL void ek_pool_2d_s8(
 }
 
 EK_KERNEL void ek_average_pool_2d_s8(
-    const int8_t *input, int32_t batches, int32_t in_h, int32_t in_w, int32_t channels,
-    int32_t out_h, int32_t out_w, int32_t window_h, int32_t window_w, int32_t stride_h,
+    const int8_t *input, int32_t in_h, int32_t in_w, int32_t channels, int32_t out_h,
+    int32_t out_w, int32_t batches, int32_t window_h, int32_t window_w, int32_t stride_h,
     int32_t stride_w, int32_t pad_top, int32_t pad_left, int32_t low, int32_t high,
     int8_t *output
 ) {
     ek_pool_2d_s8(
-        input, 0, batches, in_h, in_w, channels, out_h, out_w, window_h, window_w, stride_h,
+        input, 0, in_h, in_w, channels, out_h, out_w, batches, window_h, window_w, stride_h,
         stride_w, pad_top, pad_left, low, high, output
     );
 }
 
 EK_KERNEL void ek_max_pool_2d_s8(
-    const int8_t *input, int32_t batches, int32_t in_h, int32_t in_w, int32_t channels,
-    int32_t out_h, int32_t out_w, int32_t window_h, int32_t window_w, int32_t stride_h,
+    const int8_t *input, int32_t in_h, int32_t in_w, int32_t channels, int32_t out_h,
+    int32_t out_w, int32_t batches, int32_t window_h, int32_t window_w, int32_t stride_h,
     int32_t stride_w, int32_t pad_top, int32_t pad_left, int32_t low, int32_t high,
     int8_t *output
 ) {
     ek_pool_2d_s8(
-        input, 1, batches, in_h, in_w, channels, out_h, out_w, window_h, window_w, stride_h,
+        input, 1, in_h, in_w, channels, out_h, out_w, batches, window_h, window_w, stride_h,
         stride_w, pad_top, pad_left, low, high, output
     );
 }

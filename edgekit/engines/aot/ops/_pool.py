@@ -15,7 +15,7 @@ from edgekit.engines.aot.lowering import (
     padding,
     sliding_shift,
 )
-from edgekit.engines.aot.ops._sums import pair
+from edgekit.engines.aot.ops._sums import geometry, pair
 
 
 def lower_pool(node: Node, function: str) -> tuple[Kernel, ...]:
@@ -39,9 +39,11 @@ def lower_pool(node: Node, function: str) -> tuple[Kernel, ...]:
             pad=pad, order="channel",
         )  # fmt: skip
         overlaps = (Overlap(max_shift=shift),)
-    geometry = {
-        "batches": batches, "in_h": in_h, "in_w": in_w, "channels": channels,
-        "out_h": out_h, "out_w": out_w, "window_h": window[0], "window_w": window[1],
+    shape = {
+        "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
+    }  # fmt: skip
+    form = {
+        "batches": batches, "window_h": window[0], "window_w": window[1],
         "stride_h": stride[0], "stride_w": stride[1], "pad_top": pad[0], "pad_left": pad[1],
     }  # fmt: skip
     return (
@@ -50,7 +52,7 @@ def lower_pool(node: Node, function: str) -> tuple[Kernel, ...]:
             header="ek_pool_2d_s8.h",
             args=(
                 Input(0),
-                *(Literal(name, value) for name, value in geometry.items()),
+                *geometry(shape, form),
                 Literal("low", low, soft=True),
                 Literal("high", high, soft=True),
                 Output(0),
