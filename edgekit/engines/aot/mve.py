@@ -277,3 +277,53 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
             cost=channels * (pairs * per_pair + gather + 60) + 200,
         ),
     )
+
+
+def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+    """FULLY_CONNECTED whose weights have no zero point."""
+    weights = node.constant_input(1, "weights")
+    outputs, depth = weights.shape
+    requant = _requantization(node, weights.data(), scales)
+    groups = -(-depth // _LANES)
+    if requant is None or 16 * groups >= 1 << 16 or depth == 0:
+        return ()
+    rows = node.output.elements // outputs
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7])
+    table = weights.data()
+    kinds = [requant.bias, requant.left, requant.multiplier, requant.right]
+    if outputs < 8:
+        table = np.concatenate([table, np.zeros((8 - outputs, depth), np.int8)])
+        kinds = [np.concatenate([kind, np.zeros(8 - outputs, np.int64)]) for kind in kinds]
+    channels = _blocks(max(outputs, 8), 8)[:, order]
+    each = len({tuple(column) for column in np.stack(kinds[1:], axis=1)[:outputs].tolist()}) > 1
+    if not each:
+        kinds = kinds[:1]
+    elif requant.mode != _ANY:
+        del kinds[1]
+    per_block = 17 * groups + (1 if depth % _LANES else 0) + 13 + requant.instructions(2)
+    return (
+        Kernel(
+            function="ek_fully_connected_s8_mve",
+            header="ek_fully_connected_s8_mve.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                Literal("rows", rows),
+                Literal("depth", depth),
+                Literal("outputs", outputs),
+                Literal("each", int(each)),
+                Literal("left", int(requant.left[0]), soft=True),
+                Literal("multiplier", int(requant.multiplier[0]), soft=True),
+                Literal("right", int(requant.right[0]), soft=True),
+                *requant.literals,
+                Output(0),
+            ),
+            tables=(
+                Table("weights", "int8_t", _interleaved(table, channels)),
+                Table("requant", "int32_t", np.stack([k[channels] for k in kinds], axis=1)),
+            ),
+            requires=("mve",),
+            cost=rows * (len(channels) * (per_block + (6 if each else 3)) + 45),
+        ),
+    )
