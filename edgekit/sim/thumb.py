@@ -2,6 +2,12 @@
 
 The features are those of the timing models (:mod:`edgekit.sim.timing`); each is a count per
 execution of the block. Instructions are decoded by capstone, once for each encoding.
+
+Where a feature's name leaves room: ``ld_run_ends`` and ``ld_then_ld`` are about single loads;
+``ld_then_use`` counts a single, double or multiple load whose next instruction in the block
+reads a register that it writes (a written-back base included), ``mul_then_use`` the same of a
+multiplication; ``div`` is one of both divisions; ``fp_div`` and ``fp_sqrt`` count two for a
+double; a skipped instruction of an IT block counts like an executed one.
 """
 
 from __future__ import annotations
