@@ -4,9 +4,9 @@ The features are those of the timing models (:mod:`edgekit.sim.timing`); each is
 execution of the block. Instructions are decoded by capstone, once for each encoding.
 
 Where a feature's name leaves room: ``ld_run_ends`` and ``ld_then_ld`` are about single loads;
-``ld_then_use`` counts a single, double or multiple load whose next instruction in the block
-reads a register that it writes (a written-back base included), ``mul_then_use`` the same of a
-multiplication; ``div`` is one of both divisions; ``fp_div`` and ``fp_sqrt`` count two for a
+``ld_then_use`` counts a single or double load (not a multiple one: the models weigh its registers)
+whose next instruction in the block reads a register that it writes, ``mul_then_use`` the same of
+a multiplication; ``div`` is one of both divisions; ``fp_div`` and ``fp_sqrt`` count two for a
 double; a skipped instruction of an IT block counts like an executed one.
 """
 
@@ -386,7 +386,7 @@ def analyse(code: bytes, address: int) -> Block:
             is_run = following is not None and following.kind == "load"
             counts[_INDEX["ld_then_ld"]] += is_run
             counts[_INDEX["ld_run_ends"]] += not is_run
-        if instruction.kind in ("load", "double load", "multiple load"):
+        if instruction.kind in ("load", "double load"):
             counts[_INDEX["ld_then_use"]] += uses_next
         if instruction.kind == "mac":
             counts[_INDEX["mul_then_use"]] += uses_next

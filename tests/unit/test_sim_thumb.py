@@ -28,7 +28,7 @@ def _features(folder: Path, source: str, address: int = 0, extra: str = "") -> d
         ("push {r4, r5, lr}\n pop {r4, r5, pc}", {
             "stm_n": 1, "stm_regs": 3, "ldm_n": 1, "ldm_regs": 3, "ret_or_indirect": 1}),
         ("ldmia r0!, {r1-r4}\n stmia r5!, {r1-r4}", {"ldm_regs": 4, "stm_regs": 4}),
-        ("ldmia.w r0, {r1-r8}\n mov r9, r8", {"ldm_regs": 8, "ld_then_use": 1}),
+        ("ldmia.w r0, {r1-r8}\n mov r9, r8", {"ldm_regs": 8, "ld_then_use": 0}),
         ("ldrd r0, r1, [r2]\n strd r0, r1, [r3]", {
             "ld_double": 1, "st_double": 1, "ld_then_use": 1, "ld_run_ends": 0}),
         ("smlad r0, r1, r2, r0\n smlad r0, r3, r4, r0", {"mac_simd": 2, "mul_then_use": 1}),
