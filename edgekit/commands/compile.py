@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option("--target", required=True, help="Board or machine: edgekit targets lists them.")
 @click.option("--engine", help="aot, tflm, …; by default the first that the target names.")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder to write; Edge TPU: default MODEL_edgetpu.",
 )
 @click.option(
     "--project",
@@ -39,18 +44,22 @@ if TYPE_CHECKING:
     type=click.Choice(["speed", "ram", "flash"]),
     help="What to prefer where kernels differ.",
 )
+@click.option("--predict", is_flag=True, help="Edge TPU: estimate the result, compile nothing.")
+@click.option("--segments", type=click.IntRange(1), help="Edge TPU: a pipeline of so many devices.")
 @console.json_option
 def command(
-    model: Path,
+    models: tuple[Path, ...],
     target: str,
     engine: str | None,
-    output: Path,
+    output: Path | None,
     project: str | None,
     name: str | None,
     settings: tuple[str, ...],
     keep_input: bool,
     debug_steps: bool,
     optimize: str | None,
+    predict: bool,
+    segments: int | None,
     as_json: bool,
 ) -> None:
     """Turns a .tflite model into source code for a target.
@@ -59,11 +68,13 @@ def command(
     engine tflm these are the model as a C array, a resolver with its operators, a C++ wrapper
     with the arena's size, and with --project a project that takes TensorFlow Lite Micro from
     the ecosystem's own package manager. An existing folder is replaced only if edgekit made it.
+    Several models are compiled together for one Edge TPU.
 
     \b
     edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
     edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_idf
     edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
+    edgekit compile vww.tflite --target coral --predict
     """
     from edgekit import engines
     from edgekit.errors import UsageError
@@ -73,6 +84,26 @@ def command(
     board = load_target(target)
     chosen = engines.load(engine or _first_engine(board))
     options = dict(_pair(setting) for setting in settings)
+    if chosen.NAME == "edgetpu" or predict or segments is not None or len(models) != 1:
+        from edgekit.commands import _compile_edgetpu
+
+        if segments is not None:
+            options["segments"] = str(segments)
+        _compile_edgetpu.run(
+            models,
+            board,
+            chosen.NAME,
+            output,
+            name=name,
+            options=options,
+            predict=predict,
+            command=_command_line(),
+            as_json=as_json,
+        )
+        return
+    (model,) = models
+    if output is None:
+        raise UsageError("compile needs a folder to write to", fix="-o FOLDER")
     if project is not None:
         if "project" not in chosen.OPTIONS:
             raise UsageError(

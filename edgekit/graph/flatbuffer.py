@@ -100,6 +100,21 @@ class Table:
         start, count = self._vector(slot, packer.size)
         return struct.unpack_from(f"<{count}{packer.format[-1]}", self.buf, start) if count else ()
 
+    def blobs(self, slot: int) -> list[bytes]:
+        """A vector of strings, as bytes."""
+        start, count = self._vector(slot, 4)
+        if count > _MAX_ITEMS:
+            raise Malformed(f"a list of {count} items at byte {start}")
+        found = []
+        for index in range(count):
+            at = follow(self.buf, start + 4 * index)
+            size = scalar_at(self.buf, at, "uint32")
+            if at + 4 + size > len(self.buf):
+                raise Malformed(f"a string of {size} bytes at byte {at} runs past the end")
+            self._budget.spend(size)
+            found.append(self.buf[at + 4 : at + 4 + size])
+        return found
+
     def tables(self, slot: int) -> list[Table]:
         start, count = self._vector(slot, 4)
         if count > _MAX_ITEMS:
