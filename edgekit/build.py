@@ -128,9 +128,9 @@ def build(
             target.name,
             "edgekit targets",
         )
-    if not artifact.sources:
+    if not artifact.sources or any(not name.endswith(".c") for name in artifact.sources):
         raise ModelError(
-            f"engine {artifact.engine} makes no C sources that edgekit builds",
+            f"engine {artifact.engine} makes no plain C that edgekit builds",
             str(artifact.folder),
             "build it in the project that it was exported to, or --engine aot",
         )

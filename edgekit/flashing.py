@@ -20,16 +20,27 @@ def flash(firmware: Firmware, target: Target, port: str) -> Identity:
         DeviceError: the board does not answer, or runs another build afterwards.
     """
     require_target(firmware, target)
+    image = firmware.images.get("uf2", firmware.images.get("bin", firmware.elf))
+    require_flashable(port, f"{image.name} or {firmware.elf.name}", target)
+    with connected(port, target, firmware) as device:
+        return device.identity
+
+
+def require_flashable(port: str, image: str, target: Target) -> None:
+    """Raises where edgekit cannot put a firmware onto a board.
+
+    Raises:
+        UsageError: says by which way it gets there.
+    """
+    while port.startswith("mistreated:"):
+        port = port.split(":", 2)[-1]
     if port.partition(":")[0] not in _STARTS_WITH_ELF:
-        image = firmware.images.get("uf2", firmware.images.get("bin", firmware.elf))
         raise UsageError(
             f"edgekit flashes virtual boards only, not '{port}'",
             target.name,
-            f"the board maker's tool with {image.name} or {firmware.elf.name}, then "
-            f"edgekit bench {firmware.elf.parent.name} --port {port}",
+            f"edgekit build, the board maker's tool with {image}, then "
+            f"edgekit bench FIRMWARE --port {port}",
         )
-    with connected(port, target, firmware) as device:
-        return device.identity
 
 
 def require_target(firmware: Firmware, target: Target) -> None:

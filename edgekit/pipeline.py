@@ -12,7 +12,7 @@ from edgekit import bench, console, engines
 from edgekit.build import build
 from edgekit.errors import UsageError
 from edgekit.files import write_atomic
-from edgekit.flashing import flash
+from edgekit.flashing import require_flashable
 from edgekit.graph.reader import read_model
 from edgekit.records import Measurement
 from edgekit.targets import load_target
@@ -51,6 +51,13 @@ def run(order: Order, output: Path | None = None) -> Measurement:
 def _run(order: Order, folder: Path) -> Measurement:
     model = read_model(order.model)
     target = load_target(order.target)
+    if target.port is None:
+        raise UsageError(
+            f"there is no firmware for {target.name}",
+            fix=f"edgekit bench {order.model} --target host, or a board of: edgekit targets",
+        )
+    # said before the work is done, not after it
+    require_flashable(order.port, "firmware.bin or firmware.elf", target)
     name = order.engine or (target.engines[0] if target.engines else "aot")
     engine = engines.load(name)
     command = f"edgekit run {order.model.name} --target {target.name}"
@@ -72,8 +79,6 @@ def _run(order: Order, folder: Path) -> Measurement:
         if order.data is not None
         else bench.random_examples(plan, order.inputs or 1, order.seed)
     )
-    if bench.kind_of(order.port) == "measured":
-        flash(firmware, target, order.port)
     with console.progress(f"measuring on {order.port}", len(examples) + 1) as advance:
         return bench.bench_firmware(
             firmware,

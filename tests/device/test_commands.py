@@ -143,10 +143,13 @@ def test_build_flash_and_their_refusals(made: Path) -> None:
         (("bench", "out"), 2, "not a folder that build wrote"),
         (("build", "out"), 2, "not a folder that compile wrote"),
         (("build", "out/artifact", "--compiler", "iar"), 2, "no compiler is called"),
+        (("run", MODEL, "--target", "host"), 2, "no firmware for host"),
+        (("run", MODEL, "--target", "pico", "--port", "tcp:a:1"), 2, "virtual boards only"),
+        (("run", MODEL, "--target", "pico", "--engine", "tflm"), 3, "makes no plain C"),
         (("run", "missing.tflite", "--target", "pico"), 3, "cannot be read"),
     ],
 )
-def test_errors(made: Path, arguments: tuple[str, ...], code: int, said: str) -> None:
+def test_errors(made: Path, arguments: tuple[object, ...], code: int, said: str) -> None:
     done = edgekit(*arguments, cwd=made)
     assert done.returncode == code, done.stderr
     assert said in done.stderr

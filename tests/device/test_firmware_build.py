@@ -211,7 +211,7 @@ def test_broken_code_shows_what_the_compiler_said(toy: ModuleType, tmp_path: Pat
 
 def test_an_artifact_without_sources_is_refused(toy: ModuleType, tmp_path: Path) -> None:
     artifact = replace(toy.artifact("mps2-an386", tmp_path / "artifact"), sources=())
-    with pytest.raises(ModelError, match="makes no C sources"):
+    with pytest.raises(ModelError, match="makes no plain C"):
         build(artifact, load_target("mps2-an386"), tmp_path / "firmware")
     with pytest.raises(UsageError, match="not a folder that build wrote"):
         load_firmware(tmp_path)
