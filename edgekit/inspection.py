@@ -74,6 +74,7 @@ def inspect_model(model: Model, *, targets: bool = True) -> dict[str, Any]:
         "metadata": to_json(metadata) if metadata else None,
         "provenance": to_json(provenance) if provenance else None,
         "uncalibrated": bool(provenance and provenance.uncalibrated),
+        "edgetpu": _edgetpu(model),
         "engines": _engines(model),
         "targets": _targets(model) if targets else None,
     }
@@ -195,6 +196,26 @@ def _channels(
         - sum(op["weights_bytes"] - op["live_weights_bytes"] for op in ops),
         "removable_channels": sum(op["channels"] - op["live_channels"] for op in weighted),
         "channels": sum(op["channels"] for op in weighted),
+    }
+
+
+def _edgetpu(model: Model) -> dict[str, Any] | None:
+    """What ``edgetpu_compiler`` made of a model; ``None`` for a file it has not made.
+
+    Raises:
+        ModelError: the program in the file is damaged.
+    """
+    from edgekit.engines.edgetpu import compiled_json
+    from edgekit.engines.edgetpu.darwinn import read_compiled
+    from edgekit.records import to_json
+
+    compiled = read_compiled(model)
+    if compiled is None:
+        return None
+    return {
+        **compiled_json(compiled),
+        "ops_cpu": [{"index": index, "kind": kind} for index, kind in compiled.cpu_ops],
+        "packages": [to_json(package) for package in compiled.packages],
     }
 
 

@@ -38,6 +38,8 @@ def command(model: Path, targets: bool, as_json: bool) -> None:
         return
     _print_ops(found)
     _print_summary(found)
+    if found["edgetpu"]:
+        _print_edgetpu(found["edgetpu"])
     _print_engines(found)
 
 
@@ -105,6 +107,27 @@ def _print_summary(found: dict[str, Any]) -> None:
     if metadata:
         rows.append(("metadata", _metadata(metadata)))
     console.print_table(["", ""], rows)
+
+
+def _print_edgetpu(compiled: dict[str, Any]) -> None:
+    from edgekit.engines.edgetpu.darwinn import RUNTIME_VERSIONS
+
+    left = ", ".join(
+        f"{kind} ({count})" if count > 1 else kind
+        for kind, count in compiled["cpu_operators"].items()
+    )
+    version = compiled["min_runtime_version"]
+    meaning = RUNTIME_VERSIONS.get(version)
+    console.print_table(
+        ["Edge TPU program", ""],
+        [
+            ("left on the CPU", left or "nothing"),
+            ("parameters cached", f"{compiled['cached_bytes']:,} B, uploaded once"),
+            ("parameters streamed", f"{compiled['streamed_bytes']:,} B, at each inference"),
+            ("instructions", f"{compiled['instruction_bytes']:,} B"),
+            ("runtime version", f"{version} or newer" + (f" ({meaning})" if meaning else "")),
+        ],
+    )
 
 
 def _print_engines(found: dict[str, Any]) -> None:
