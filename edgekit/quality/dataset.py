@@ -72,7 +72,7 @@ def read_dataset(
 
     The file holds ``x`` of shape ``[N, …]`` (a model with several inputs: ``x0``, ``x1``, …)
     and, for most metrics, ``y`` with N labels. A sample with k times the elements of the
-    model's only input is taken as k inputs in a row.
+    model's only input is taken as k inputs in a row. An ``.npy`` file is ``x`` alone.
 
     Args:
         path: the file.
@@ -122,13 +122,10 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise ModelError(
-                    "this is a single array; the data need an .npz file with 'x' and 'y'",
-                    str(path),
-                    "numpy.savez(path, x=..., y=...)",
-                )
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded as archive:
             return {key: archive[key] for key in archive.files}
     except FileNotFoundError:
         raise ModelError("the data file does not exist", str(path)) from None
