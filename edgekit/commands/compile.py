@@ -74,6 +74,7 @@ def command(
     edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
     edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_idf
     edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
+    edgekit compile kws.tflite --target corstone-300 --engine ethosu -o kws_u55
     edgekit compile vww.tflite --target coral --predict
     """
     from edgekit import engines
@@ -124,7 +125,12 @@ def command(
     if as_json:
         console.emit_json("compile", _document(artifact))
         return
-    _print(artifact, board, chosen.TITLE)
+    tables = getattr(chosen, "tables", None)
+    if tables is None:
+        _print(artifact, board, chosen.TITLE)
+        return
+    for columns, rows, title in tables(artifact):
+        console.print_table(columns, rows, title=title)
 
 
 def _first_engine(target: Target) -> str:

@@ -10,7 +10,8 @@ An engine is a module or package in this folder, found by its file name. It defi
     def compile(model, target, out: Path, *, command: str, options: Mapping[str, Any]) -> Artifact
 
 and may define ``memory_estimate(model, target) -> MemoryEstimate``, which
-:func:`support_table` uses to tell whether a model fits.
+:func:`support_table` uses to tell whether a model fits, and ``tables(artifact)``, the columns,
+rows and title of each table that ``edgekit compile`` prints in the place of its own.
 """
 
 from __future__ import annotations
