@@ -332,7 +332,7 @@ ek_dw3_gather_mve(const ek_dw3_mve_map_t *map, const int8_t *in, int8_t *to, int
         EK_DW3_STEP("%[in]", "2 * %c[line] - %c[last] * %c[channels]")
         EK_DW3_STEP("%[to]", "%c[onward]")
         "le lr, 1b\n"
-        : [in] "+r"(in), [to] "+r"(to)
+        : [in] "+&r"(in), [to] "+&r"(to)
         : [map] "r"(map), [count] "r"(count), [blocks] "i"(blocks), [channels] "i"(channels),
           [line] "i"(line), [last] "i"(last), [back] "i"(8 * blocks - last),
           [onward] "i"(pitch - 4 * last)

@@ -241,7 +241,7 @@ ek_copy_mve(int8_t *to, const int8_t *from, int32_t nbytes)
         "vstrb.8 q0, [%[to]], #16\n"
         "letp lr, 1b\n"
         "2:\n"
-        : [to] "+r"(to), [from] "+r"(from)
+        : [to] "+&r"(to), [from] "+&r"(from)
         : [n] "r"(nbytes)
         : "lr", "q0", "memory", "cc");
 }
@@ -260,7 +260,7 @@ ek_copy_run_mve(int8_t *to, const int8_t *from, const int32_t nbytes)
         "vldrb.8 q0, [%[from]], #16\n"
         "vstrb.8 q0, [%[to]], #16\n"
         ".endr\n"
-        : [to] "+r"(to), [from] "+r"(from)
+        : [to] "+&r"(to), [from] "+&r"(from)
         : [n] "i"(nbytes)
         : "q0", "memory");
 }
@@ -277,7 +277,7 @@ ek_fill_mve(int8_t *to, int32_t value, int32_t nbytes)
         "vstrb.8 q0, [%[to]], #16\n"
         "letp lr, 1b\n"
         "2:\n"
-        : [to] "+r"(to)
+        : [to] "+&r"(to)
         : [n] "r"(nbytes), [value] "r"(value)
         : "lr", "q0", "memory", "cc");
 }

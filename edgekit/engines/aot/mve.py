@@ -31,9 +31,13 @@ from edgekit.engines.aot.lowering import (
     quantize_multiplier,
     sliding_shift,
 )
+from edgekit.graph.fixedpoint import requantize
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgekit.graph import Tensor
+    from edgekit.targets import Target
 
 #: EK_ANY, EK_DOWN and EK_RELU of firmware/include/ek_math.h
 _ANY, _DOWN, _RELU = 0, 1, 2
@@ -127,8 +131,14 @@ def _interleaved(rows: NDArray[Any], channels: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
 
 
-def conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def _lacks(target: Target | None) -> bool:
+    return target is None or not target.has("mve")
+
+
+def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """CONV_2D without dilation and groups, of at least four output channels."""
+    if _lacks(target):
+        return ()
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
     out_c, k_h, k_w, in_c = weights.shape
@@ -203,8 +213,10 @@ def _dilated(node: Node) -> bool:
 _TILES_BYTES = 2048
 
 
-def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """DEPTHWISE_CONV_2D 3x3 with multiplier 1 and stride 1 or 2, plane by plane, in place."""
+    if _lacks(target):
+        return ()
     input_, output = node.activation_input(0), node.output
     weights = node.constant_input(1, "weights")
     stride = int(node.options["stride_h"])
@@ -279,8 +291,10 @@ def depthwise_conv_2d(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
     )
 
 
-def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
+def fully_connected(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """FULLY_CONNECTED whose weights have no zero point."""
+    if _lacks(target):
+        return ()
     weights = node.constant_input(1, "weights")
     outputs, depth = weights.shape
     requant = _requantization(node, weights.data(), scales)
@@ -327,3 +341,191 @@ def fully_connected(node: Node, scales: list[float]) -> tuple[Kernel, ...]:
             cost=rows * (len(channels) * (per_block + (6 if each else 3)) + 45),
         ),
     )
+
+
+#: Factors tried on either side of the nearest one.
+_FACTOR_REACH = 2
+
+
+def add(
+    node: Node, sign: int, pairs: list[tuple[int, int]], low: int, high: int,
+    target: Target | None,
+) -> tuple[Kernel, ...]:  # fmt: skip
+    """ADD and SUB (``sign`` -1) of two inputs of the output's shape.
+
+    Args:
+        pairs: multiplier and shift of both inputs and of their sum, as TFLM has them.
+        low, high: the output's clamp.
+    """
+    first, second, output = node.inputs[0], node.inputs[1], node.output
+    if _lacks(target) or first is None or second is None:
+        return ()
+    if not first.elements == second.elements == output.elements:
+        return ()
+    clamps = int((low, high) != (-128, 127))
+    overlaps = tuple(
+        Overlap(input=index, max_shift=0)
+        for index, tensor in enumerate((first, second))
+        if not tensor.is_constant
+    )
+    tail = (
+        Literal("clamp", clamps),
+        Literal("low", low, soft=True),
+        Literal("high", high, soft=True),
+        Output(0),
+    )
+    blocks = -(-output.elements // 8)
+    (mult_a, shift_a), (mult_b, shift_b), (mult, shift) = pairs
+    exact = Kernel(
+        function="ek_add_s8_mve",
+        header="ek_binary_s8_mve.h",
+        args=(
+            Input(0),
+            Input(1),
+            Literal("count", output.elements),
+            Literal("sign", sign),
+            Literal("zero_a", first.zero_point, soft=True),
+            Literal("multiplier_a", mult_a, soft=True),
+            Literal("shift_a", -shift_a),
+            Literal("zero_b", second.zero_point, soft=True),
+            Literal("multiplier_b", mult_b, soft=True),
+            Literal("shift_b", -shift_b),
+            Literal("multiplier", mult, soft=True),
+            Literal("shift", -shift),
+            Literal("zero", output.zero_point, soft=True),
+            *tail,
+        ),
+        requires=("mve",),
+        overlaps=overlaps,
+        cost=blocks * (26 + 2 * clamps + 6 * sum(s < 0 for _, s in pairs)),
+    )
+    found = _linear_sum(first, second, output, sign, pairs, low, high)
+    if found is None:
+        return (exact,)
+    factor_a, factor_b, addend, less = found
+    return (
+        exact,
+        Kernel(
+            function="ek_add_linear_s8_mve",
+            header="ek_binary_s8_mve.h",
+            args=(
+                Input(0),
+                Input(1),
+                Literal("count", output.elements),
+                Literal("factor_a", factor_a, soft=True),
+                Literal("factor_b", factor_b, soft=True),
+                Literal("add", addend, soft=True),
+                Literal("less", less),
+                *tail,
+            ),
+            requires=("mve",),
+            overlaps=overlaps,
+            cost=blocks * (15 + 2 * clamps),
+        ),
+    )
+
+
+def _linear_sum(
+    first: Tensor, second: Tensor, output: Tensor, sign: int, pairs: list[tuple[int, int]],
+    low: int, high: int,
+) -> tuple[int, int, int, int] | None:  # fmt: skip
+    """Factors, addend and shift beyond 16 such that two rounding shifts of
+    ``a * factor_a + b * factor_b + addend``, by 16 and the rest, give TFLM's result for every
+    pair of inputs; ``None`` where there are none (sums of both signs round away from zero)."""
+    values = np.arange(-128, 128, dtype=np.int64)
+    (mult_a, shift_a), (mult_b, shift_b), (mult, shift) = pairs
+    one = requantize((values - first.zero_point) << 20, mult_a, shift_a)
+    other = requantize((values - second.zero_point) << 20, mult_b, shift_b)
+    wanted = requantize(one[:, None] + sign * other[None, :], mult, shift) + output.zero_point
+    wanted = np.clip(wanted, low, high)
+    above, below = wanted > low, wanted < high
+    real_a, real_b = first.scale / output.scale, sign * second.scale / output.scale
+    start = abs(real_a * first.zero_point) + abs(real_b * second.zero_point) + 130
+    for less in range(8, 0, -1):
+        unit = 1 << (16 + less)
+        if (128 * (abs(real_a) + abs(real_b)) + start) * unit < 0.99 * 2**31:
+            break
+    else:
+        return None
+    steps = sorted(range(-_FACTOR_REACH, _FACTOR_REACH + 1), key=abs)
+    for step_a in steps:
+        for step_b in steps:
+            factor_a, factor_b = round(real_a * unit) + step_a, round(real_b * unit) + step_b
+            raw = factor_a * values[:, None] + factor_b * values[None, :]
+            least = np.where(above, wanted * unit - raw, -(1 << 62)).max()
+            most = np.where(below, (wanted + 1) * unit - 1 - raw, 1 << 62).min()
+            if least > most:
+                continue
+            # Whatever lies between is exact; stay small where one side is open.
+            addend = int(least if above.any() else most) - (1 << 15) - (1 << (15 + less))
+            reach = 128 * (abs(factor_a) + abs(factor_b)) + abs(addend)
+            if reach < 1 << 31:
+                return factor_a, factor_b, addend, less
+    return None
+
+
+def pool_2d(
+    node: Node, function: str, low: int, high: int, target: Target | None
+) -> tuple[Kernel, ...]:
+    """AVERAGE_POOL_2D or MAX_POOL_2D of windows that are inside the input."""
+    if _lacks(target):
+        return ()
+    input_, output = node.activation_input(0), node.output
+    batches, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    window = int(node.options["filter_height"]), int(node.options["filter_width"])
+    stride = int(node.options["stride_h"]), int(node.options["stride_w"])
+    pad = padding(node, (in_h, in_w), window, stride, (1, 1), (out_h, out_w))
+    average = function == "ek_average_pool_2d_s8"
+    lanes = 8 if average else 16
+    inside = (
+        pad == (0, 0)
+        and (out_h - 1) * stride[0] + window[0] <= in_h
+        and (out_w - 1) * stride[1] + window[1] <= in_w
+    )
+    if batches != 1 or channels < lanes or not inside:
+        return ()
+    division: tuple[Literal, ...] = ()
+    if average:
+        quotient = _quotient(window[0] * window[1])
+        if quotient is None:
+            return ()
+        division = (Literal("multiplier", quotient[0], soft=True), Literal("shift", quotient[1]))
+    geometry = {
+        "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
+        "window_h": window[0], "window_w": window[1], "stride_h": stride[0],
+        "stride_w": stride[1],
+    }  # fmt: skip
+    vectors = -(-channels // lanes)
+    passes = -(-vectors // 4)
+    per_pixel = window[0] * (window[1] * (2 * vectors + 2 * passes) + 4 * passes)
+    return (
+        Kernel(
+            function=f"{function}_mve",
+            header="ek_pool_2d_s8_mve.h",
+            args=(
+                Input(0),
+                *(Literal(name, value) for name, value in geometry.items()),
+                *division,
+                Literal("clamp", int((low, high) != (-128, 127))),
+                Literal("low", low, soft=True),
+                Literal("high", high, soft=True),
+                Output(0),
+            ),
+            requires=("mve",),
+            cost=out_h * out_w * (per_pixel + 9 * vectors + 15 * passes + 10),
+        ),
+    )
+
+
+def _quotient(count: int) -> tuple[int, int] | None:
+    """Multiplier and shift such that ``(x * multiplier) >> (16 + shift)`` is ``x // count`` for
+    every rounded sum of ``count`` int8 values; ``None`` where 16 bits are too few."""
+    if not 2 <= count <= 256:
+        return None
+    sums = np.arange(128 * count + count // 2 + 1, dtype=np.int64)
+    shift = (count - 1).bit_length() - 1
+    multiplier = -(-(1 << (16 + shift)) // count)
+    if multiplier >= 1 << 16 or ((sums * multiplier) >> (16 + shift) != sums // count).any():
+        return None
+    return multiplier, shift

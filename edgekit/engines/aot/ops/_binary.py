@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from edgekit.engines.aot import mve
 from edgekit.engines.aot.lowering import (
     Input,
     Kernel,
@@ -14,6 +17,9 @@ from edgekit.engines.aot.lowering import (
     check_dtype,
     quantize_multiplier,
 )
+
+if TYPE_CHECKING:
+    from edgekit.targets import Target
 
 
 def broadcast(
@@ -53,7 +59,7 @@ def broadcast(
     return [size for size, _, _ in kept], strides[0], strides[1]
 
 
-def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
+def lower_binary(node: Node, kind: str, target: Target | None) -> tuple[Kernel, ...]:
     """``kind`` is ADD, SUB or MUL."""
     first, second = node.inputs[0], node.inputs[1]
     output = node.output
@@ -63,6 +69,7 @@ def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
         check_dtype(tensor, "int8")
     dims, strides_a, strides_b = broadcast(first.shape, second.shape, output.shape)
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
+    special: tuple[Kernel, ...] = ()
     geometry = [Literal(f"d{i}", d, extent=True) for i, d in enumerate(dims)]
     geometry += [Literal(f"a{i}", s) for i, s in enumerate(strides_a)]
     geometry += [Literal(f"b{i}", s) for i, s in enumerate(strides_b)]
@@ -76,7 +83,9 @@ def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
     else:
         function = "ek_add_s8"
         pairs = _add(first.scale, second.scale, output.scale)
-        scaling = [Literal("sign", -1 if kind == "SUB" else 1)]
+        sign = -1 if kind == "SUB" else 1
+        special = mve.add(node, sign, pairs, low, high, target)
+        scaling = [Literal("sign", sign)]
         for name, tensor, (multiplier, shift) in zip("ab", (first, second), pairs, strict=False):
             scaling += [
                 Literal(f"zero_{name}", tensor.zero_point, soft=True),
@@ -88,6 +97,7 @@ def lower_binary(node: Node, kind: str) -> tuple[Kernel, ...]:
             Literal("shift", pairs[2][1]),
         ]
     return (
+        *special,
         Kernel(
             function=function,
             header="ek_binary_s8.h",

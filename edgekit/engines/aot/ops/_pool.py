@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from edgekit.engines.aot import mve
 from edgekit.engines.aot.lowering import (
     Input,
     Kernel,
@@ -17,8 +20,11 @@ from edgekit.engines.aot.lowering import (
 )
 from edgekit.engines.aot.ops._sums import geometry, pair
 
+if TYPE_CHECKING:
+    from edgekit.targets import Target
 
-def lower_pool(node: Node, function: str) -> tuple[Kernel, ...]:
+
+def lower_pool(node: Node, function: str, target: Target | None) -> tuple[Kernel, ...]:
     """A call of ``function``, which is one of ek_pool_2d_s8.h; the scales play no part."""
     input_ = node.activation_input(0)
     output = node.output
@@ -47,6 +53,7 @@ def lower_pool(node: Node, function: str) -> tuple[Kernel, ...]:
         "stride_h": stride[0], "stride_w": stride[1], "pad_top": pad[0], "pad_left": pad[1],
     }  # fmt: skip
     return (
+        *mve.pool_2d(node, function, low, high, target),
         Kernel(
             function=function,
             header="ek_pool_2d_s8.h",

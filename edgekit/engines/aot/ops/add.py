@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 
 def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
-    return lower_binary(node, "ADD")
+    return lower_binary(node, "ADD", target)

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 
 def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
-    return lower_pool(node, "ek_average_pool_2d_s8")
+    return lower_pool(node, "ek_average_pool_2d_s8", target)

@@ -65,7 +65,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     }  # fmt: skip
     return (
         *(dsp.conv_2d(node, scales, target) if batches == 1 and groups == 1 else ()),
-        *mve.conv_2d(node, scales),
+        *mve.conv_2d(node, scales, target),
         *(m0.conv_2d(node, scales, result, target) if batches == 1 and groups == 1 else ()),
         Kernel(
             function="ek_conv_2d_s8",

@@ -68,7 +68,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     }  # fmt: skip
     return (
         *(dsp.depthwise_conv_2d(node, scales, target) if batches == 1 else ()),
-        *mve.depthwise_conv_2d(node, scales),
+        *mve.depthwise_conv_2d(node, scales, target),
         Kernel(
             function="ek_depthwise_conv_2d_s8",
             header="ek_depthwise_conv_2d_s8.h",

@@ -12,4 +12,4 @@ if TYPE_CHECKING:
 
 
 def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
-    return lower_binary(node, "SUB")
+    return lower_binary(node, "SUB", target)
