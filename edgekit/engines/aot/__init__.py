@@ -31,7 +31,8 @@ OPTIONS: Mapping[str, str] = {
     "keep_input": "keep the model's inputs intact through the inference (default: may overwrite)",
     "debug_steps": "one step per operator: no fusion, no overlap, no removal of channels",
     "optimize": "speed, ram or flash: what to prefer where kernels differ (default: speed)",
-    "kernels": "kernel functions to prefer over cheaper ones, separated by commas",
+    "kernels": "kernel functions to prefer over cheaper ones, separated by commas; portable: none"
+    " of a single instruction set",
 }
 
 SCHEMA_VERSION = 1

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: What a build is optimised for, with the order in which candidates are compared.
 GOALS = ("speed", "ram", "flash")
 
+#: Stands for all kernels in portable C where kernels are named.
+PORTABLE = "portable"
+
 
 def candidates(program: Program, step: Instruction, target: Target | None) -> tuple[Kernel, ...]:
     """Every exact way to run a step on the target, as its operator's file gives them.
@@ -70,7 +73,8 @@ def choose(
         program: after all passes.
         target: what must execute it; ``None`` for portable C.
         goal: ``speed``, ``ram`` or ``flash``.
-        forced: names of kernel functions that win wherever they are a candidate.
+        forced: names of kernel functions that win wherever they are a candidate; with
+            :data:`PORTABLE` among them, kernels of single instruction sets are left out.
 
     Raises:
         ModelError: a step has no kernel; names the operator and the engine that takes it.
@@ -86,6 +90,8 @@ def choose(
         fitting = [k for k in found if _agrees(program, step, k, layouts, target)]
         if not fitting:
             raise refusal(program, step, "no kernel takes the layout of its inputs")
+        if PORTABLE in forced:
+            fitting = [k for k in fitting if not k.requires and not k.cores] or fitting
         preferred = [kernel for kernel in fitting if kernel.function in forced] or fitting
         kernel = min(preferred, key=lambda k: _rank(program, step, k, goal))
         for tensor in step.outputs:
