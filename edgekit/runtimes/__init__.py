@@ -25,6 +25,7 @@ RUNTIMES: dict[str, tuple[str, dict[str, Any]]] = {
     "tflm": ("edgekit.runtimes.tflm", {}),
     "litert-ref": ("edgekit.runtimes.litert", {"kernels": "reference"}),
     "litert": ("edgekit.runtimes.litert", {"kernels": "default"}),
+    "edgetpu": ("edgekit.runtimes.edgetpu", {}),
 }
 
 

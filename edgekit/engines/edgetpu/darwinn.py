@@ -26,9 +26,8 @@ EXECUTABLE_TYPES = ("STAND_ALONE", "PARAMETER_CACHING", "EXECUTION_ONLY")
 _CACHING = 1
 #: What each minimum runtime version stands for, as far as it is known.
 RUNTIME_VERSIONS = {
-    10: "2019 releases",
     12: "int8 inputs and outputs",
-    13: "float16 inputs and outputs, compiler 14 and 15",
+    13: "float16 inputs and outputs",
     14: "the Grouper release, compiler 16",
 }
 _PACKAGE_KEY = "4"
