@@ -76,6 +76,12 @@ ek_conv_2d_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requan
                 int8_t *to = column;
                 if (run == line) { /* rows of the window are neighbours */
                     ek_copy_mve(to, from, depth);
+                } else if (run > 128) {
+                    for (int32_t ky = 0; ky < k_h; ky++) {
+                        ek_copy_mve(to, from, run);
+                        from += line;
+                        to += run;
+                    }
                 } else if (run >= 16) {
                     EK_UNROLL_4
                     for (int32_t ky = 0; ky < k_h; ky++) {

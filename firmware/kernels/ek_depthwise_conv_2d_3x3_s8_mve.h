@@ -305,7 +305,7 @@ ek_dw3_gather_mve(const ek_dw3_mve_map_t *map, const int8_t *in, int8_t *to, int
     const int32_t blocks = wide <= 8 ? 0 : (wide + 7) / 8 - 1; /* before the last one */
     const int32_t last = wide <= 8 ? 0 : wide - 8;
     __asm__ volatile(
-        EK_MVE_ASM
+        EK_MVE_ASM EK_LINES_160
         "vldrh.u16 q0, [%[map]]\n"
         "vldrh.u16 q1, [%[map], #16]\n"
         "vldrh.u16 q2, [%[map], #32]\n"
@@ -378,7 +378,7 @@ ek_dw3_gather_row_mve(const ek_dw3_mve_map_t *map, const int8_t *in, int8_t *to,
     }
 }
 
-/* in [in_h][in_w][channels], out [out_h][out_w][channels], out_w at least 2. All numbers but the
+/* in [in_h][in_w][channels], out [out_h][out_w][channels], out_w 2 to 160 / stride. All numbers but the
  * zero points and the clamp are literals. weights: 8 zeros, then [channels][3 columns][3 rows and
  * a zero] with four zeros after each. requant: [channels][3] bias, multiplier, negated right
  * shift; for EK_ANY [channels][4] with the left shift after the bias.

@@ -26,6 +26,11 @@
 #define EK_MVE_ASM ""
 #endif
 
+/* gcc takes a piece of assembly to be as long as it has lines, and places its literals so that
+ * they are in reach. Where a repetition makes it longer, empty lines make up for that. */
+#define EK_LINES_32 "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"
+#define EK_LINES_160 EK_LINES_32 EK_LINES_32 EK_LINES_32 EK_LINES_32 EK_LINES_32
+
 typedef struct {
     const int32_t *requant;     /* 0 */
     const int8_t *first;        /* 4: column of either pixel; 15 bytes behind it can be read */
@@ -82,10 +87,19 @@ typedef struct {
     ".if %c[copy]\n" \
     "ldr r1, [r0, #24]\n" \
     "ldr r3, [r0, #4]\n" \
+    ".if %c[copy] > 128\n" \
+    "movw lr, #(%c[copy] / 16)\n" \
+    "dls lr, lr\n" \
+    "5:\n" \
+    "vldrb.8 q0, [r1], #16\n" \
+    "vstrb.8 q0, [r3], #16\n" \
+    "le lr, 5b\n" \
+    ".else\n" \
     ".rept %c[copy] / 16\n" \
     "vldrb.8 q0, [r1], #16\n" \
     "vstrb.8 q0, [r3], #16\n" \
     ".endr\n" \
+    ".endif\n" \
     ".if %c[copy] %% 16\n" \
     ".if %c[copy] >= 16\n" \
     "add r1, #(%c[copy] %% 16)\n" \
@@ -220,7 +234,7 @@ ek_dot_s8_mve(ek_mve_job_t *job, const int32_t groups, const int32_t out_c, cons
     const int32_t unroll = groups <= 10 ? groups : groups % 9 == 0 ? 9 : 8;
     const int32_t loops = groups / unroll;
     job->loop_end = job->first + 16 * loops * unroll;
-    __asm__ volatile(EK_MVE_ASM EK_MVE_DOT
+    __asm__ volatile(EK_MVE_ASM EK_LINES_160 EK_MVE_DOT
         :
         : [job] "r"(job), [groups] "i"(groups), [unroll] "i"(unroll), [loops] "i"(loops),
           [rest] "i"(groups % unroll), [rem] "i"(out_c % 4), [out_c] "i"(out_c),
@@ -246,12 +260,12 @@ ek_copy_mve(int8_t *to, const int8_t *from, int32_t nbytes)
         : "lr", "q0", "memory", "cc");
 }
 
-/* The same for a literal number of bytes, at least 16, without overlap. */
+/* The same for a literal number of bytes, 16 to 128, without overlap. */
 EK_KERNEL void
 ek_copy_run_mve(int8_t *to, const int8_t *from, const int32_t nbytes)
 {
     __asm__ volatile(
-        EK_MVE_ASM
+        EK_MVE_ASM "\n\n\n\n\n\n\n\n\n\n"
         ".if %c[n] %% 16\n"
         "vldrb.8 q0, [%[from]], #(%c[n] %% 16)\n"
         "vstrb.8 q0, [%[to]], #(%c[n] %% 16)\n"

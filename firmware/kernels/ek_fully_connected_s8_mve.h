@@ -183,7 +183,7 @@ ek_fully_connected_s8_mve(const int8_t *in, const int8_t *weights, const int32_t
         job.in = in + row * depth;
         job.loop_end = job.in + 16 * loops * unroll;
         job.out = out + row * outputs;
-        __asm__ volatile(EK_MVE_ASM EK_FC_MVE
+        __asm__ volatile(EK_MVE_ASM EK_LINES_160 EK_LINES_32 EK_FC_MVE
             :
             : [job] "r"(&job), [unroll] "i"(unroll), [loops] "i"(loops),
               [rest] "i"(unroll ? whole % unroll : 0), [some] "i"(depth % 16), [whole] "i"(whole),

@@ -237,7 +237,7 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
     pad = padding(node, (in_h, in_w), (3, 3), (stride, stride), (1, 1), (out_h, out_w))
     columns = stride * out_w + 2
     pitch = 4 * (columns + 1)
-    if not applies or pad[1] >= columns or pitch >= 4096:
+    if not applies or pad[1] >= columns or columns > 162:
         return ()
     planes = weights.data().reshape(9, channels).T
     requant = _requantization(node, planes, scales)
