@@ -53,6 +53,22 @@ def command(
     edgekit bench firmware --port serial:/dev/ttyACM0:115200 --runs 100 --json
     edgekit bench model.tflite --target host
     """
+    from edgekit.commands import _bench_edgetpu
+
+    if _bench_edgetpu.takes(subject, target):
+        _bench_edgetpu.run(
+            subject,
+            target,
+            port=port if port != "virtual" else None,
+            model=model,
+            data=data,
+            inputs=inputs,
+            seed=seed,
+            runs=runs,
+            warmups=warmups,
+            as_json=as_json,
+        )
+        return
     if target == "host" or subject.suffix == ".tflite":
         if target not in (None, "host"):
             raise click.UsageError(

@@ -34,11 +34,12 @@ def plan(artifact: Path, target: Target, options: Mapping[str, Any]) -> tuple[St
     bundle = _bundle(artifact, options)
     folder = install_folder(bundle, options)
     needed = bundle.compiled.min_runtime_version
-    files = ", ".join(path.name for path in bundle.files)
+    names = [path.name for path in bundle.files]
+    files = ", ".join(names if bundle.manifest else [*names, "a manifest.json"])
     device = _device(target, options)
     return (
-        Step("package", "find a Python package with TensorFlow Lite and delegates"),
         Step("library", f"load {Path(library_name()).name} and ask for its version"),
+        Step("package", "find a Python package with TensorFlow Lite and delegates"),
         Step("runtime", f"check that the runtime version is {needed} or newer"),
         Step("device", f"find an Edge TPU ({device or 'any'})"),
         Step("udev", "check that a udev rule gives users access to it"),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.errors import DeviceError, UsageError
+from edgekit.errors import DeviceError, EdgekitError, MissingDependency, UsageError
 from edgekit.installers import Report, Step, last_line, run_step
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ OPTIONS: Mapping[str, str] = {
     "folder": "folder on the board (default: edgekit, in the home folder)",
 }
 _INSTALL = {
-    "mdt": "pip install mendel-development-tool, or --set host=mendel@ADDRESS for ssh",
+    "mdt": "pip install mendel-development-tool, or --port ssh:mendel@ADDRESS",
     "ssh": "sudo apt install openssh-client",
     "scp": "sudo apt install openssh-client",
 }
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 RUNNER = "remote_runner.py"
+_SETUP = "on the board: sudo apt update && sudo apt install libedgetpu1-std python3-tflite-runtime"
 
 
 def plan(artifact: Path, target: Target, options: Mapping[str, Any]) -> tuple[Step, ...]:
@@ -60,16 +61,23 @@ def flash(
 
 
 def execute(
-    bundle: Bundle, options: Mapping[str, Any], warmups: int, runs: int, report: Report
+    bundle: Bundle,
+    options: Mapping[str, Any],
+    warmups: int,
+    runs: int,
+    report: Report,
+    inputs: Path | None = None,
 ) -> dict[str, Any]:
     """Installs, runs, and returns what the runner on the board printed.
+
+    ``inputs`` holds the bytes of all input tensors; without it they are zeros.
 
     Raises:
         MissingDependency: mdt or ssh is not installed.
         DeviceError: no board answers, or the model does not run there.
     """
     answer: dict[str, Any] | None = None
-    for step, judge in _steps(bundle, options, warmups, runs):
+    for step, judge in _steps(bundle, options, warmups, runs, inputs):
         limit_s = 120.0 + runs
         text = run_step(step, install=_INSTALL[step.command[0]], timeout_s=limit_s)
         if judge == "devices":
@@ -85,13 +93,19 @@ def execute(
 
 
 def _steps(
-    bundle: Bundle, options: Mapping[str, Any], warmups: int, runs: int
+    bundle: Bundle,
+    options: Mapping[str, Any],
+    warmups: int,
+    runs: int,
+    inputs: Path | None = None,
 ) -> list[tuple[Step, str]]:
     folder = _folder(bundle, options)
     runner = Path(__file__).parents[1] / "engines" / "edgetpu" / RUNNER
-    files = [*bundle.files, runner]
+    files = [*bundle.files, runner, *([inputs] if inputs is not None else [])]
     names = ", ".join(path.name for path in files)
     inference = f"python3 {folder}/{RUNNER} {folder}/{bundle.path.name} {warmups} {runs}"
+    if inputs is not None:
+        inference += f" {folder}/{inputs.name}"
     host = options.get("host")
     if host is not None:
         if not re.fullmatch(r"[A-Za-z0-9][\w.@:-]*", str(host)):
@@ -152,7 +166,7 @@ def _require_board(text: str, step: Step) -> str:
             "mdt finds no Dev Board",
             step.what,
             "connect the board's USB-C data port, wait a minute for it to start; "
-            "or --set host=mendel@ADDRESS for ssh",
+            "or --port ssh:mendel@ADDRESS",
         )
     return "; ".join(boards)
 
@@ -163,13 +177,25 @@ def _answer(text: str, step: Step) -> dict[str, Any]:
             answer = json.loads(line)
         except ValueError:
             continue
+        if isinstance(answer, dict) and "error" in answer:
+            raise _explained(str(answer["error"]), str(answer.get("kind")), step)
         if isinstance(answer, dict) and "first_us" in answer and "latencies_us" in answer:
             return answer
-    raise DeviceError(
-        f"the model did not run on the board: {last_line(text)}",
-        step.what,
-        "on the board: sudo apt update && sudo apt install libedgetpu1-std python3-tflite-runtime",
-    )
+    raise DeviceError(f"the model did not run on the board: {last_line(text)}", step.what, _SETUP)
+
+
+def _explained(text: str, kind: str, step: Step) -> EdgekitError:
+    """The sentence for an exception on the board."""
+    from edgekit.runtimes.edgetpu import LIBRARIES, explain
+
+    if kind in ("ImportError", "ModuleNotFoundError"):
+        return MissingDependency(f"the board's Python says: {text}", step.what, _SETUP)
+    error = {"OSError": OSError, "ValueError": ValueError}.get(kind, RuntimeError)(text)
+    found = explain(error, "", LIBRARIES["linux"], "the board's TensorFlow Lite")
+    found.where = step.what
+    if isinstance(found, MissingDependency):
+        found.fix = _SETUP
+    return found
 
 
 def _folder(bundle: Bundle, options: Mapping[str, Any]) -> str:

@@ -91,7 +91,8 @@ def estimate_latency(
         raise NotKnown("there is no latency fit for this board")
     left = len(compiled.cpu_ops) if compiled is not None else len(partition.ops_cpu)
     if left:
-        raise NotKnown(f"{left} operators stay on the CPU, where the fit does not hold")
+        what = "1 operator stays" if left == 1 else f"{left} operators stay"
+        raise NotKnown(f"{what} on the CPU, where the fit does not hold")
     if compiled is None and partition.refused:
         raise NotKnown(f"the compiler would refuse the model: {partition.refused[0]}")
     strange = sorted({op.kind for op in model.ops} - _SEEN)
