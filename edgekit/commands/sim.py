@@ -11,17 +11,32 @@ from edgekit import console
 
 @click.command(name="sim")
 @click.argument("target_name", metavar="TARGET")
-@click.argument("firmware", type=click.Path(path_type=Path))
+@click.argument("firmware", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--tcp",
     type=click.IntRange(0, 65535),
     metavar="PORT",
     help="Serve a TCP port on this machine (0: any free one) instead of a pseudo-terminal.",
 )
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Keep the board's flash here: it starts what was flashed, or its boot ROM.",
+)
+@click.option(
+    "--boot-rom", is_flag=True, help="Hold the boot pin or button at power-on (with --state)."
+)
 @click.option("--profile", is_flag=True, help="Count what the timing models need, too.")
 @console.json_option
 def command(
-    target_name: str, firmware: Path, tcp: int | None, profile: bool, as_json: bool
+    target_name: str,
+    firmware: Path | None,
+    tcp: int | None,
+    state: Path | None,
+    boot_rom: bool,
+    profile: bool,
+    as_json: bool,
 ) -> None:
     """Runs FIRMWARE (an ELF file or a folder that `build` made) on a virtual TARGET.
 
@@ -29,20 +44,47 @@ def command(
     as a pseudo-terminal or a TCP port. It runs until Ctrl-C; the executed instructions of the
     last inference are printed at the end. A fault names its function and line.
 
+    With --state the board is like one out of the box: erased, in its boot ROM, and programmed
+    as the real one is. FIRMWARE then only explains what runs, and may be left out.
+
     \b
     Example:
       edgekit sim nucleo-l4r5zi firmware/firmware.elf
       # virtual nucleo-l4r5zi at /dev/pts/7, 115200 baud; then, in another terminal:
       edgekit bench firmware --port pty:/dev/pts/7
+    \b
+      edgekit sim nucleo-l4r5zi --state board
+      # then: edgekit flash firmware --port pty:/dev/pts/7
     """
+    from edgekit.errors import UsageError
     from edgekit.links.virtual import VirtualLink, find_elf
     from edgekit.targets import load_target
 
     target = load_target(target_name)
-    link = VirtualLink(target, find_elf(firmware), profile=profile, tcp=tcp, connect=False)
+    if firmware is None and state is None:
+        raise UsageError(
+            "which firmware?",
+            None,
+            f"edgekit sim {target.name} FIRMWARE, or --state FOLDER for a board that is flashed",
+        )
+    if boot_rom and state is None:
+        raise UsageError("--boot-rom is for boards with --state FOLDER")
+    if state is not None:
+        state.mkdir(parents=True, exist_ok=True)
+    link = VirtualLink(
+        target,
+        find_elf(firmware) if firmware is not None else None,
+        profile=profile,
+        tcp=tcp,
+        connect=False,
+        state=state,
+        boot_rom=boot_rom,
+    )
     try:
         baud = target.link.get("baud", 115200)
         console.note(f"virtual {target.name} at {link.port}, {baud} baud; Ctrl-C ends it")
+        if link.volume is not None:
+            console.note(f"its boot ROM's drive is {link.volume}")
         if "compiled" not in link.counter_title:
             console.warn(f"the board counts in {link.counter_title}")
         interrupted = False
@@ -50,14 +92,14 @@ def command(
             link.wait()
         except KeyboardInterrupt:
             interrupted = True
-        state = link.state()
-        for report in state["reports"]:
+        found = link.state()
+        for report in found["reports"]:
             console.warn(report)
         document: dict[str, object] = {
             "kind": "simulated",
             "target": target.name,
             "port": link.port,
-            **state,
+            **found,
         }
         counters = link.counters_or_none()
         if counters is not None and counters.inferences:

@@ -117,9 +117,7 @@ def flasher_names() -> list[str]:
     """The flashers, by the files of this folder."""
     folder = Path(__file__).parent
     return sorted(
-        path.stem.replace("_", "-")
-        for path in folder.glob("*.py")
-        if not path.stem.startswith("_")
+        path.stem.replace("_", "-") for path in folder.glob("*.py") if not path.stem.startswith("_")
     )
 
 

@@ -1,4 +1,8 @@
-"""A virtual board for the length of a command: ``virtual``, ``virtual:profile``."""
+"""A virtual board for the length of a command: ``virtual``, ``virtual:profile``.
+
+``virtual:state=FOLDER`` is a board whose flash stays in a folder: it starts what was programmed
+into it (``edgekit flash --port virtual:state=FOLDER``) and not the ELF file.
+"""
 
 from __future__ import annotations
 
@@ -48,14 +52,22 @@ class VirtualLink:
     def __init__(
         self,
         target: Target,
-        elf: Path,
+        elf: Path | None,
         *,
         profile: bool = False,
         tcp: int | None = None,
         python_counter: bool = False,
         connect: bool = True,
+        state: Path | None = None,
+        boot_rom: bool = False,
+        power_loss_after: int | None = None,
     ) -> None:
         """Starts the board; without ``connect`` its terminal is left to another program.
+
+        Args:
+            state: folder of a board whose flash stays; ``elf`` only explains what runs then.
+            boot_rom: hold the boot pin or button at power-on.
+            power_loss_after: operations of the flash after which the supply is cut.
 
         Raises:
             UsageError: the target cannot be simulated, or the file is not for it.
@@ -78,10 +90,13 @@ class VirtualLink:
         try:
             setup = {
                 "target": to_json(target),
-                "elf": str(Path(elf).resolve()),
+                "elf": str(Path(elf).resolve()) if elf is not None else None,
                 "profile": profile,
                 "tcp": tcp,
                 "python_counter": python_counter,
+                "state": str(state.resolve()) if state is not None else None,
+                "boot": "rom" if boot_rom else "auto",
+                "power_loss_after": power_loss_after,
             }
             self._ask_raw(setup)
             answer = self._answer(_START_S)
@@ -90,6 +105,8 @@ class VirtualLink:
             self.port = str(answer["port"])
             #: how blocks are counted: compiled, or slowly in Python
             self.counter_title = str(answer["counter"])
+            #: the drive that its boot ROM offers
+            self.volume = Path(answer["volume"]) if answer.get("volume") else None
             if tcp is None and connect:
                 self._terminal = open_terminal(self.port, target, None)
         except BaseException:
@@ -148,9 +165,13 @@ class VirtualLink:
         return answer
 
     def _ended(self) -> DeviceError:
+        from edgekit.sim.server import EXIT_POWER_LOSS
+
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         code = self._process.returncode
+        if code == EXIT_POWER_LOSS:
+            return DeviceError("the virtual board lost power", self.name)
         return DeviceError(f"the virtual board's process ended (code {code})", self.name)
 
     def check_fault(self) -> None:
@@ -198,10 +219,10 @@ class VirtualLink:
         since the start, ``clock_hz`` from the clock registers."""
         return self._request({"do": "state"})
 
-    def reset(self) -> None:
-        """What the reset button does."""
+    def reset(self, *, boot_rom: bool = False) -> None:
+        """What the reset button does, with the boot pin or button held or not."""
         self._fault = None
-        self._request({"do": "reset"})
+        self._request({"do": "reset", "boot": "rom" if boot_rom else "auto"})
 
     # the serial line
 
@@ -260,8 +281,28 @@ def find_elf(path: Path) -> Path:
     return load_firmware(path).elf
 
 
+def state_folder(rest: str) -> Path | None:
+    """The folder in ``state=FOLDER`` among the options behind ``virtual:``.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    for option in rest.split(","):
+        if option.startswith("state="):
+            folder = Path(option.partition("=")[2])
+            if not folder.is_dir():
+                raise UsageError(
+                    "there is no board's state in this folder",
+                    str(folder),
+                    f"edgekit flash FIRMWARE --port virtual:{rest}",
+                )
+            return folder
+    return None
+
+
 def open(rest: str, target: Target | None, firmware: Firmware | None) -> VirtualLink:
-    """Starts a virtual board with a firmware; ``profile`` in ``rest`` counts features too.
+    """Starts a virtual board with a firmware; ``profile`` in ``rest`` counts features too,
+    ``state=FOLDER`` starts what was flashed into the board of that folder.
 
     Raises:
         UsageError: no target or no firmware is given, or the target cannot be simulated.
@@ -274,14 +315,20 @@ def open(rest: str, target: Target | None, firmware: Firmware | None) -> Virtual
             "edgekit build ARTIFACT-FOLDER, then give its folder",
         )
     options = set(filter(None, rest.split(",")))
-    if options - {"profile", "python"}:
+    states = {option for option in options if option.startswith("state=")}
+    unknown = options - {"profile", "python"} - states
+    if unknown or len(states) > 1:
         raise UsageError(
-            f"virtual has no option '{', '.join(sorted(options - {'profile', 'python'}))}'",
+            f"virtual has no option '{', '.join(sorted(unknown or states))}'",
             f"--port virtual:{rest}",
-            "virtual, or virtual:profile",
+            "virtual, virtual:profile, or virtual:state=FOLDER",
         )
     link = VirtualLink(
-        target, firmware.elf, profile="profile" in options, python_counter="python" in options
+        target,
+        firmware.elf,
+        profile="profile" in options,
+        python_counter="python" in options,
+        state=state_folder(rest),
     )
     if link.counter_title != "compiled" and "python" not in options:
         from edgekit.console import warn

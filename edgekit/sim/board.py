@@ -32,6 +32,7 @@ from edgekit.sim.system import PENDSV, SVCALL, SYSTICK, SystemControl
 from edgekit.sim.timing import CoreModel, Cycles, estimate_cycles, model_for
 
 if TYPE_CHECKING:
+    from edgekit.sim.rom.memory import FlashMemory
     from edgekit.targets import Target
 
 _PAGE = 4096
@@ -104,10 +105,12 @@ class Board:
 
     Args:
         target: the board; memory, core, clock and peripherals come from it.
-        elf: the firmware.
+        elf: the firmware; an image that was read already, to run what ``flash`` holds.
         profile: count features and estimate cycles; otherwise a cycle is an instruction.
         line: the other end of the console UART.
         python_counter: count in Python even when C could be had.
+        flash: flash memory that was programmed before; the firmware is then not loaded, but
+            only explains what runs.
 
     Raises:
         UsageError: the target cannot be simulated, or the ELF file does not fit it.
@@ -117,11 +120,12 @@ class Board:
     def __init__(
         self,
         target: Target,
-        elf: Path,
+        elf: Path | Image,
         *,
         profile: bool = False,
         line: Line | None = None,
         python_counter: bool = False,
+        flash: FlashMemory | None = None,
     ) -> None:
         try:
             import unicorn
@@ -140,7 +144,7 @@ class Board:
                 else None,
             )
         self.target = target
-        self.image = Image(Path(elf))
+        self.image = elf if isinstance(elf, Image) else Image(Path(elf))
         self.profile = profile
         self.line = line or MemoryLine()
         self.reports: list[str] = []
@@ -160,8 +164,9 @@ class Board:
         self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
         self._interrupt: int | None = None
         self._memory: list[tuple[int, int, mmap.mmap]] = []
-        self._map_memory()
-        self._load()
+        self._map_memory(flash)
+        if flash is None:
+            self._load()
         self._plan_buckets()
         self.counter = make_counter(self._counter_setup(), self._describe, python=python_counter)
         self.counter.install(
@@ -180,10 +185,16 @@ class Board:
 
     # memory
 
-    def _map_memory(self) -> None:
+    def _map_memory(self, flash: FlashMemory | None) -> None:
         uc = self._unicorn
         for region in self.target.memory:
             nbytes = -(-region.nbytes // _PAGE) * _PAGE
+            if flash is not None and region.kind == "flash":
+                memory = flash.map_of(region.origin)
+                rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
+                self._memory.append((region.origin, region.nbytes, memory))
+                self._uc.mem_map_ptr(region.origin, nbytes, rights, _address_of(memory))
+                continue
             memory = mmap.mmap(-1, nbytes)
             if region.kind in ("flash", "rom"):
                 memory[:] = b"\xff" * nbytes  # erased

@@ -5,6 +5,10 @@ The first line on standard input is a JSON object (``target``, ``elf``, ``profil
 After that each line in, ``{"do": "counters" | "state" | "reset"}``, gets one line out, and a
 fault is told without being asked, ``{"fault": …}``. The board ends when its standard input
 does, so that it never outlives whoever started it.
+
+With ``state``, a folder, the board has flash that stays: it starts what was programmed through
+its boot ROM (:mod:`edgekit.sim.rom`), and the ELF file, if any, only explains it. ``boot`` is
+"rom" when the boot pin or button is held at power-on; ``power_loss_after`` cuts the supply.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -21,17 +26,23 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from edgekit.errors import EdgekitError
 from edgekit.records import from_json, to_json
+from edgekit.sim.rom import RESET
+from edgekit.sim.rom.memory import FlashMemory, PowerLoss
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
     from edgekit.sim.line import Line
-    from edgekit.targets import Target
+    from edgekit.sim.rom import Rom
 
 #: How long a byte that the firmware sent may wait for more before it leaves
 _FLUSH_S = 0.01
+#: How often a boot ROM looks around when nothing comes in
+_ROM_POLL_S = 0.02
+#: Exit code of a board whose supply was cut on purpose
+EXIT_POWER_LOSS = 86
 
 
-class Runner:
+class BoardRunner:
     """Runs a board in a thread and keeps the fault that ended it."""
 
     def __init__(self, board: Board) -> None:
@@ -58,14 +69,198 @@ class Runner:
         self.board.stop()
         self._thread.join(timeout=2)
 
-    def restart(self) -> None:
-        """A reset from outside: the board starts again, memory and all."""
-        self.stop()
-        self.board.reset()
-        self.board.fault = None
-        self.error = None
-        self._thread = threading.Thread(target=self._run, name="board", daemon=True)
+
+class RomRunner:
+    """Runs a boot ROM in a thread until it hands over."""
+
+    def __init__(self, rom: Rom, line: Line) -> None:
+        self.rom = rom
+        self.error: BaseException | None = None
+        self._line = line
+        self._wanted = True
+        self._thread = threading.Thread(target=self._run, name="rom", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while self._wanted and self.rom.leaves_to is None:
+                self._line.wait(_ROM_POLL_S)
+                answer = self.rom.step(self._line.read())
+                if answer:
+                    self._line.write(answer)
+        except PowerLoss:
+            os._exit(EXIT_POWER_LOSS)
+        except BaseException as error:  # told by whoever started the thread
+            self.error = error
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        self._wanted = False
+        self._line.wake()
+        self._thread.join(timeout=2)
+        self.rom.close()
+
+
+class Supply:
+    """A board under power: what resets it, and whether it is in its ROM or in its firmware.
+
+    Raises:
+        UsageError: the setup asks for a board that cannot be.
+    """
+
+    def __init__(self, setup: dict[str, Any], line: Line) -> None:
+        from edgekit.targets import Target
+
+        self.target: Target = from_json(Target, setup["target"])
+        self.error: BaseException | None = None
+        self._setup = setup
+        self._line = line
+        self._elf = Path(setup["elf"]) if setup.get("elf") else None
+        self._flash: FlashMemory | None = None
+        self._board: Board | None = None
+        self._runner: BoardRunner | RomRunner | None = None
+        self._changing = threading.RLock()
+        self._held = False
+        if setup.get("state"):
+            self._flash = FlashMemory(
+                self.target, Path(setup["state"]), setup.get("power_loss_after")
+            )
+        self._start(rom=setup.get("boot") == "rom")
+
+    @property
+    def board(self) -> Board | None:
+        return None if self.in_rom else self._board
+
+    @property
+    def in_rom(self) -> bool:
+        return isinstance(self._runner, RomRunner)
+
+    @property
+    def running(self) -> bool:
+        return self._runner is not None and self._runner.running
+
+    @property
+    def volume(self) -> Path | None:
+        """Where the ROM's drive is mounted."""
+        return self._runner.rom.volume if isinstance(self._runner, RomRunner) else None
+
+    @property
+    def counter_title(self) -> str:
+        return self._board.counter.title if self._board is not None else "compiled"
+
+    def _start(self, *, rom: bool, address: int | None = None) -> None:
+        from edgekit.sim.board import Board
+        from edgekit.sim.rom import start_rom, wants_rom
+        from edgekit.sim.symbols import Image, UnknownImage
+
+        self.error = None
+        flash = self._flash
+        if flash is not None and (rom or (address is None and wants_rom(self.target, flash))):
+            self._board = None
+            self._runner = RomRunner(start_rom(self.target, flash, flash.folder), self._line)
+            return
+        image: Path | Image = self._elf if self._elf is not None else UnknownImage()
+        if flash is not None and isinstance(image, Path):
+            known = Image(image)
+            image = known if flash.holds(known) else UnknownImage()
+        board = Board(
+            self.target,
+            image,
+            profile=bool(self._setup.get("profile")),
+            line=self._line,
+            python_counter=bool(self._setup.get("python_counter")),
+            flash=flash,
+        )
+        if address is not None:
+            board.start_at(address)
+        self._board = board
+        self._runner = BoardRunner(board)
+
+    def _stop(self) -> None:
+        if self._runner is not None:
+            self._runner.stop()
+            self._runner = None
+
+    def attend(self) -> None:
+        """Lets go of what the firmware has sent, and follows the ROM to where it leaves."""
+        with self._changing:
+            runner = self._runner
+            if isinstance(runner, BoardRunner):
+                runner.flush()
+                self.error = runner.error
+            elif runner is not None:
+                self.error = runner.error
+                leaves_to = runner.rom.leaves_to
+                if leaves_to is not None and not runner.running:
+                    self._stop()
+                    self._try_to_start(address=leaves_to if leaves_to != RESET else None)
+
+    def _try_to_start(self, *, rom: bool = False, address: int | None = None) -> None:
+        try:
+            self._start(rom=rom, address=address)
+        except EdgekitError as error:
+            self.error = error
+
+    def restart(self, *, rom: bool = False) -> None:
+        """A reset from outside: the board starts again, memory and all."""
+        with self._changing:
+            self._stop()
+            if self._flash is None and self._board is not None:
+                self._board.reset()
+                self._board.fault = None
+                self.error = None
+                self._runner = BoardRunner(self._board)
+            else:
+                self._try_to_start(rom=rom)
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        """The serial adapter's lines, wired to reset and boot selection as is the custom."""
+        from edgekit.sim.rom import boot_pins
+
+        if self._flash is None:
+            return
+        with self._changing:
+            held, rom = boot_pins(self.target, dtr=dtr, rts=rts)
+            if held and not self._held:
+                self._stop()
+            elif not held and self._held:
+                self._stop()
+                # what is in the air during a reset reaches nobody
+                self._line.read()
+                self._try_to_start(rom=rom)
+            self._held = held
+
+    def close(self) -> None:
+        with self._changing:
+            self._stop()
+
+
+def serve_lines(supply: Supply, name: str) -> None:
+    """Takes the modem lines that a pseudo-terminal lacks from tools that set them.
+
+    See :mod:`edgekit.flashers.modem_lines`, the other side. Each change is acknowledged, so
+    that what is sent after it reaches a board that has seen it.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    server.bind(f"\0edgekit-lines:{name}")
+    server.listen()
+
+    def run() -> None:
+        while True:
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.settimeout(5)
+                message = client.recv(2)
+                if len(message) == 2:
+                    supply.set_lines(message[:1] == b"1", message[1:] == b"1")
+                    client.sendall(b"+")
+
+    threading.Thread(target=run, name="lines", daemon=True).start()
 
 
 def make_line(tcp: int | None) -> Line:
@@ -94,21 +289,29 @@ def describe_error(error: BaseException) -> dict[str, Any]:
             "fix": None, "exit_code": 1}  # fmt: skip
 
 
-def _answer(runner: Runner, request: dict[str, Any]) -> dict[str, Any]:
+def _answer(runner: Supply, request: dict[str, Any]) -> dict[str, Any]:
     board = runner.board
     what = request.get("do")
+    if what == "reset":
+        runner.restart(rom=request.get("boot") == "rom")
+        return {"reset": True}
+    if what == "state" and runner.in_rom:
+        return {"running": True, "rom": True, "reports": [], "instructions": 0, "clock_hz": 0}
+    if board is None:
+        return {
+            "error": {"what": "the board is in its boot ROM", "where": None, "fix": None,
+                      "exit_code": 6}
+        }  # fmt: skip
     if what == "counters":
         return {"counters": to_json(board.counters(request.get("model")))}
     if what == "state":
         return {
             "running": runner.running,
+            "rom": False,
             "reports": list(board.reports),
             "instructions": board.counter.instructions,
             "clock_hz": round(board.cpu_hz()),
         }
-    if what == "reset":
-        runner.restart()
-        return {"reset": True}
     return {"error": {"what": f"unknown request {what!r}", "where": None, "fix": None}}
 
 
@@ -119,32 +322,35 @@ def _tell(out: TextIO, message: dict[str, Any]) -> None:
 
 def serve(source: TextIO, out: TextIO) -> int:
     """Runs one board until ``source`` ends. Returns an exit code."""
-    from edgekit.sim.board import Board
-    from edgekit.targets import Target
-
     setup = json.loads(source.readline() or "{}")
     try:
-        target: Target = from_json(Target, setup["target"])
         line = make_line(setup.get("tcp"))
-        board = Board(
-            target,
-            Path(setup["elf"]),
-            profile=bool(setup.get("profile")),
-            line=line,
-            python_counter=bool(setup.get("python_counter")),
-        )
+        supply = Supply(setup, line)
     except EdgekitError as error:
         _tell(out, {"error": describe_error(error)})
         return error.exit_code
-    _tell(out, {"port": line.name, "counter": board.counter.title})
-    runner = Runner(board)
+    if setup.get("state") and setup.get("tcp") is None:
+        serve_lines(supply, line.name)
+    volume = supply.volume
+    _tell(
+        out,
+        {
+            "port": line.name,
+            "counter": supply.counter_title,
+            "volume": str(volume) if volume is not None else None,
+        },
+    )
     told = False
     pending = b""
     descriptor = source.fileno()
     while True:
-        runner.flush()
-        if runner.error is not None and not told:
-            _tell(out, {"fault": describe_error(runner.error)})
+        supply.attend()
+        if supply.error is None:
+            if told:
+                _tell(out, {"fault": None})
+            told = False
+        elif not told:
+            _tell(out, {"fault": describe_error(supply.error)})
             told = True
         ready, _, _ = select.select([descriptor], [], [], _FLUSH_S if not told else 0.2)
         if not ready:
@@ -156,11 +362,11 @@ def serve(source: TextIO, out: TextIO) -> int:
         *lines, pending = pending.split(b"\n")
         for text in lines:
             try:
-                answer = _answer(runner, json.loads(text))
+                answer = _answer(supply, json.loads(text))
             except EdgekitError as error:
                 answer = {"error": describe_error(error)}
             _tell(out, answer)
-    runner.stop()
+    supply.close()
     line.close()
     return 0
 

@@ -151,3 +151,18 @@ class Image:
             text += f" in {function.name}" + (f"+{offset:#x}" if offset else "")
         line = self.line_at(address)
         return f"{text} ({line})" if line else text
+
+
+class UnknownImage(Image):
+    """What is in a board's flash when nobody has its ELF file: no functions, no lines."""
+
+    def __init__(self) -> None:
+        self.path = Path("the board's flash")
+        self.entry = 0
+        self.segments = ()
+        self.symbols = {}
+        self.functions = ()
+        self._starts = []
+
+    def line_at(self, address: int) -> str | None:
+        return None

@@ -1,0 +1,1 @@
+"""A folder for PYTHONPATH, see :mod:`edgekit.flashers._modem_lines`."""
