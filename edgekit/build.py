@@ -23,6 +23,7 @@ from edgekit import toolchain as toolchains
 from edgekit.console import SCHEMA_VERSION
 from edgekit.errors import FitError, ModelError, UsageError, missing_extra
 from edgekit.files import folder_atomic
+from edgekit.mlperf.personality import PROTOCOL, Personality
 from edgekit.records import Artifact, Buffer, Firmware, Plan, Section, Symbol, from_json, to_json
 from edgekit.resources import firmware_dir
 from edgekit.targets import Region, Target
@@ -105,6 +106,7 @@ def build(
     compiler: str | None = None,
     staging: Staging = "auto",
     optimize: str = "-O2",
+    personality: Personality | None = None,
     command: str = "edgekit build",
 ) -> Firmware:
     """Builds the firmware of ``artifact`` for ``target`` into the folder ``out``.
@@ -114,6 +116,8 @@ def build(
         staging: RAM in which the runtime keeps the inputs, when an inference overwrites them:
             "auto" when needed and when it fits.
         optimize: the optimisation level of the model's code.
+        personality: speak MLPerf Tiny's serial protocol instead of edgekit's; "off" is then no
+            choice for ``staging``.
 
     Raises:
         UsageError: the target has no port, or ``out`` cannot be replaced.
@@ -134,11 +138,14 @@ def build(
             str(artifact.folder),
             "build it in the project that it was exported to, or --engine aot",
         )
+    if personality is not None:
+        _check_personality(personality, artifact, target, staging)
     toolchain = toolchains.find_toolchain(compiler)
     kept = artifact.plan is not None and inputs_kept(artifact.plan)
     stage = staging == "on" or (staging == "auto" and not kept and artifact.plan is not None)
+    stage = stage and personality is None  # whose input has a place of its own
     with folder_atomic(out) as folder:
-        work = _Work(artifact, target, toolchain, folder, optimize)
+        work = _Work(artifact, target, toolchain, folder, optimize, personality)
         objects = work.compile()
         try:
             firmware = work.link(objects, kept=kept, stage=stage)
@@ -178,6 +185,26 @@ def build(
     )
 
 
+def _check_personality(
+    personality: Personality, artifact: Artifact, target: Target, staging: Staging
+) -> None:
+    if artifact.plan is None:
+        raise ModelError(
+            f"engine {artifact.engine} makes no plan, which MLPerf Tiny's firmware needs",
+            str(artifact.folder),
+            "edgekit compile --engine aot",
+        )
+    if staging == "off":
+        raise UsageError("MLPerf Tiny repeats inferences: its input needs a place of its own")
+    pin = firmware_dir() / "port" / str(target.port) / "pin.c"
+    if personality.energy and not pin.exists():
+        raise UsageError(
+            f"the port of {target.name} has no timing pin, which energy mode needs",
+            target.name,
+            "without --energy",
+        )
+
+
 def inputs_kept(plan: Plan) -> bool:
     """Whether an inference leaves all its inputs as they are."""
     for view in plan.inputs:
@@ -215,6 +242,7 @@ class _Work:
     toolchain: toolchains.Toolchain
     folder: Path
     optimize: str
+    personality: Personality | None = None
 
     def compile(self) -> dict[str, str]:
         """Compiles all sources; object names (relative to the folder) by role."""
@@ -239,8 +267,9 @@ class _Work:
     def _runtime_sources(self) -> list[Path]:
         root = firmware_dir()
         port = root / "port" / str(self.target.port)
+        protocol = ("main.c", "wire.c") if self.personality is None else self.personality.sources
         return [
-            *(root / "runtime" / name for name in ("main.c", "startup.c", "wire.c")),
+            *(root / "runtime" / name for name in (*protocol, "startup.c")),
             root / "runtime" / "libc" / "string.c",
             *sorted(path for path in port.glob("*.c")),
         ]
@@ -252,7 +281,10 @@ class _Work:
     def _defines(self) -> tuple[str, ...]:
         uart, link = self.target.uart, self.target.link
         baud = int(uart.get("baud", link.get("baud", _UART_BAUD)))
-        return (f"-DEK_CLOCK_HZ={self.target.clock_hz}u", f"-DEK_UART_BAUD={baud}u")
+        more: tuple[str, ...] = ()
+        if self.personality is not None:
+            baud, more = self.personality.baud or baud, self.personality.defines
+        return (f"-DEK_CLOCK_HZ={self.target.clock_hz}u", f"-DEK_UART_BAUD={baud}u", *more)
 
     def _flags(self, role: str) -> tuple[str, ...]:
         flags = list(toolchains.compile_flags(self.toolchain, self.target))
@@ -313,7 +345,7 @@ class _Work:
         flags += toolchains.link_flags(self.toolchain, self.target)
         add("flags", "\0".join(flags).encode())
         add("target", json.dumps(to_json(self.target), sort_keys=True).encode())
-        add("options", f"{kept} {stage}".encode())
+        add("options", f"{kept} {stage} {self.personality or ''}".encode())
         add("version", Path(__file__).read_bytes())
         return digest.digest()[:16]
 
@@ -362,6 +394,7 @@ class _Work:
             artifact_folder=self.artifact.folder,
             images=images,
             model_macs=self.artifact.model_macs,
+            protocol="edgekit" if self.personality is None else PROTOCOL,
         )
 
     def _input_bytes(self) -> int:
@@ -379,6 +412,8 @@ class _Work:
         if arena is None:
             raise ModelError("the artifact does not say how large its arena is")
         steps = max(1, len(plan.steps) if plan is not None else 1)
+        if self.personality is not None:
+            steps = 1  # nobody asks for single steps
         flags = (1 if kept else 0) | (2 if staging_bytes else 0)
         stage = "ek_staging" if staging_bytes else "0"
         lines = [
@@ -403,6 +438,8 @@ class _Work:
             f"    .build_id = {{{', '.join(f'0x{byte:02x}' for byte in build_id)}}},",
             "};",
         ]
+        if self.personality is not None and plan is not None:
+            lines += self.personality.image(plan, kept)
         (self.folder / "obj" / "ek_image.c").write_text("\n".join(lines) + "\n")
 
     def _link(

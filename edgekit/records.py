@@ -211,6 +211,8 @@ class Firmware:
     images: dict[str, Path] = field(default_factory=dict)
     #: multiply-accumulates of one inference, as the model's file asks for them
     model_macs: int = 0
+    #: what it speaks on its line: "edgekit" (docs/wire.md) or "mlperf-tiny"
+    protocol: str = "edgekit"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,16 @@ from edgekit import console
     show_default=True,
     help="RAM that keeps the inputs for repeated runs, when inference overwrites them.",
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["edgekit", "mlperf-tiny"]),
+    default="edgekit",
+    show_default=True,
+    help="What the firmware speaks: edgekit's wire protocol, or MLPerf Tiny's.",
+)
+@click.option("--benchmark", help="MLPerf Tiny: kws01, ic01, vww01 or ad01; default: what fits.")
+@click.option("--vendor", default="edgekit", help="MLPerf Tiny: the name that the board answers.")
+@click.option("--energy", is_flag=True, help="MLPerf Tiny: timestamps as pulses, 9600 baud.")
 @console.json_option
 def command(
     artifact: Path,
@@ -30,6 +40,10 @@ def command(
     output: Path | None,
     compiler: str | None,
     staging: str,
+    protocol: str,
+    benchmark: str | None,
+    vendor: str,
+    energy: bool,
     as_json: bool,
 ) -> None:
     """Builds the firmware of ARTIFACT, a folder that compile wrote.
@@ -40,6 +54,7 @@ def command(
     \b
     edgekit compile model.tflite --target nucleo-l4r5zi -o model
     edgekit build model -o firmware
+    edgekit build model --protocol mlperf-tiny -o mlperf
     """
     from typing import Literal, cast
 
@@ -49,14 +64,23 @@ def command(
 
     made = load_artifact(artifact)
     board = load_target(target or made.target)
+    personality = None
+    if protocol == "mlperf-tiny":
+        from edgekit.mlperf.personality import choose
+
+        personality = choose(made, benchmark, vendor, energy)
+    elif benchmark is not None or energy:
+        raise click.UsageError("--benchmark and --energy go with --protocol mlperf-tiny")
     out = output or artifact.with_name(f"{artifact.name}-firmware")
+    words = "" if personality is None else f" --protocol {protocol}"
     firmware = build(
         made,
         board,
         out,
         compiler=compiler,
         staging=cast('Literal["auto", "on", "off"]', staging),
-        command=f"edgekit build {artifact.name} --target {board.name}",
+        personality=personality,
+        command=f"edgekit build {artifact.name} --target {board.name}{words}",
     )
     if as_json:
         console.emit_json("firmware", {"firmware": firmware_json(firmware)})

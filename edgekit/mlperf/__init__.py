@@ -1,0 +1,1 @@
+"""MLPerf Tiny: the firmware that its runner drives, and a runner that drives such firmware."""
