@@ -7,7 +7,7 @@ without its clock stops the board with the reason.
 
 Sources: RM0432 (STM32L4+) sections 3.3.3 wait states, 5 PWR, 6 RCC, 8 GPIO; RM0455
 (STM32H7A3) 4.3.8, 6, 8, 10; RM0456 (STM32U5) 7.3.3, 10, 11, 13; RM0444 (STM32G0) 3.3.4, 4,
-5, 6; general-purpose timers RM0432 section 38.
+5, 6; RM0390 (STM32F446) 3.4.1, 5, 6, 7; general-purpose timers RM0432 section 38.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.sim.counter import MILLI
 from edgekit.sim.device import BoardFault, Device
-from edgekit.sim.uart import StmUart
+from edgekit.sim.uart import StmUart, StmUartV1
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
@@ -220,6 +220,11 @@ class Stm32:
     gpio_ports = "ABCDEFGHI"
     #: offset in RCC of the ports' enable bits, bit 0 for port A
     gpio_gate = 0
+    #: MODER out of reset: of ports A and B the debug pins, of the others analog inputs
+    gpio_modes: dict[str, int] = {"A": 0xABFFFFFF, "B": 0xFFFFFEBF}
+    gpio_mode = 0xFFFFFFFF
+    #: the generation of the console's USART
+    uart_device: type[StmUart] | type[StmUartV1] = StmUart
     uarts: tuple[UartSpec, ...]
     timers: tuple[TimerSpec, ...]
     #: plain register blocks that a start-up code may touch: name, base, gate or None
@@ -232,8 +237,7 @@ class Stm32:
         board.bus.add(self.rcc)
         self._ports: dict[str, Gpio] = {}
         for index, letter in enumerate(self.gpio_ports):
-            # ports A and B reset with the debug pins, the others as analog inputs
-            modes = {"A": 0xABFFFFFF, "B": 0xFFFFFEBF}.get(letter, 0xFFFFFFFF)
+            modes = self.gpio_modes.get(letter, self.gpio_mode)
             port = Gpio(f"GPIO{letter}", self.gpio_base + 0x400 * index, 0x400, {0: modes})
             port.gate = self._gate(self.gpio_gate, index)
             board.bus.add(port)
@@ -243,7 +247,7 @@ class Stm32:
         for spec in self.uarts:
             device: Device
             if spec.base == console:
-                device = StmUart(
+                device = self.uart_device(
                     spec.name,
                     spec.base,
                     board,

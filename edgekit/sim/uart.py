@@ -291,6 +291,88 @@ class StmUart(Device):
         return 0 if offset in (self.TDR, self.RDR, self.ICR) else super().peek(offset)
 
 
+class StmUartV1(Device):
+    """USART of the first STM32 families (F1, F2, F4): RM0390 25.6."""
+
+    SR, DR, BRR, CR1, CR2, CR3 = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x14
+    data_offsets = frozenset({DR})
+    _RE, _TE, _UE, _OVER8 = 1 << 2, 1 << 3, 1 << 13, 1 << 15
+
+    def __init__(
+        self,
+        name: str,
+        base: int,
+        board: Board,
+        kernel_hz: Callable[[], float],
+        line: Line,
+        line_baud: int,
+        *,
+        low_power: bool,
+        check_pins: Callable[[], None],
+    ) -> None:
+        if low_power:
+            raise ValueError(f"{name}: these families have no low-power UART")
+        super().__init__(name, base)
+        self._kernel_hz = kernel_hz
+        self._check_pins = check_pins
+        self._status_read = False
+        self.wire = Wire(board, line, line_baud, self.rate)
+
+    def rate(self) -> float | None:
+        """Bits per second that the registers give, or ``None`` when the USART is off."""
+        control, divider = self.peek(self.CR1), self.peek(self.BRR) & 0xFFFF
+        if not control & self._UE or not divider:
+            return None
+        if control & self._OVER8:  # three bits of fraction
+            return self._kernel_hz() / ((divider >> 4) * 8 + (divider & 7))
+        if divider < 16:
+            raise BoardFault(f"{self.name}: BRR is {divider}, below the 16 it needs")
+        return self._kernel_hz() / divider
+
+    def read(self, offset: int) -> int:
+        control = self.peek(self.CR1)
+        if offset == self.SR:
+            status = 0
+            if control & self._UE and control & self._RE:
+                if self.wire.received():
+                    status |= 1 << 5  # RXNE
+                if self.wire.overrun:
+                    status |= 1 << 3  # ORE
+            outstanding = 0
+            if control & self._UE and control & self._TE:
+                outstanding = self.wire.outstanding()
+            if outstanding <= self.wire.depth:
+                status |= 1 << 7  # TXE
+            if not outstanding:
+                status |= 1 << 6  # TC
+            self._status_read = True
+            return status
+        if offset == self.DR:
+            byte = self.wire.take()
+            if self._status_read:  # SR and then DR clear the errors
+                self.wire.overrun = False
+            self._status_read = False
+            return byte
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == self.DR:
+            control = self.peek(self.CR1)
+            if not (control & self._UE and control & self._TE):
+                raise BoardFault(f"{self.name}: DR written while the transmitter is off (UE, TE)")
+            self._check_pins()
+            self.wire.send(value & 0xFF)
+            return
+        wants = offset == self.CR1 and value & 0x1F0 or offset == self.CR3 and value & 0xC0
+        if wants:
+            raise BoardFault(f"{self.name}: interrupts and DMA of UARTs are not simulated; poll SR")
+        if offset != self.SR:  # its flags are cleared by reads, TC's clear is not needed here
+            super().write(offset, value)
+
+    def peek(self, offset: int) -> int:
+        return 0 if offset in (self.SR, self.DR) else super().peek(offset)
+
+
 class Pl011(Device):
     """The RP2040's UART."""
 
