@@ -20,8 +20,11 @@ import numpy as np
 from cortexm import LIBRARY
 from kernel_harness import FIRMWARE, GUARD, WARNINGS, Case, _argument, _ctype, _number, _shifts
 
-from edgekit.engines.aot import ops
+from edgekit.engines import aot
+from edgekit.engines.aot import emit, ops
 from edgekit.engines.aot.lowering import Input, Kernel
+from edgekit.graph import read_model
+from edgekit.records import Plan
 from edgekit.targets import load_target
 
 TARGET = "corstone-300"
@@ -200,6 +203,78 @@ def execute(source: str, folder: Path, compiler: str = "gcc", flags: Sequence[st
     return result.stdout
 
 
+@dataclass(frozen=True)
+class ModelRun:
+    """A model on the M55: its outputs for each input, and executed instructions."""
+
+    plan: Plan
+    outputs: list[bytes]
+    #: of each step, on the first input
+    steps: list[int]
+    #: of one inference
+    instructions: int
+
+
+MODEL_MAIN = r"""
+#include "%(prefix)s.h"
+extern const uint8_t inputs[];
+__asm__(".section .rodata\n.balign 16\ninputs: .incbin \"inputs.bin\"\n.text\n");
+static int8_t __attribute__((aligned(16))) arena[%(arena)d];
+static void __attribute__((noinline)) nothing(int8_t *p, uint32_t i) {
+    __asm__ volatile("" : : "r"(p), "r"(i));
+}
+int main(void) {
+    memcpy(arena + %(in)d, inputs, %(in_bytes)d);
+    for (uint32_t i = 0; i < %(steps)du; i++) {
+        uint32_t start = ticks();
+        nothing(arena, i);
+        const uint32_t empty = ticks() - start;
+        start = ticks();
+        %(prefix)s_step(arena, i);
+        const uint32_t used = ticks() - start - empty;
+        emit(&used, 4);
+    }
+    for (uint32_t run = 0; run < %(runs)du; run++) {
+        memcpy(arena + %(in)d, inputs + run * %(in_bytes)du, %(in_bytes)d);
+        const uint32_t start = ticks();
+        %(prefix)s_invoke(arena);
+        const uint32_t used = ticks() - start;
+        emit(&used, 4);
+        emit(arena + %(out)d, %(out_bytes)d);
+    }
+    return 0;
+}
+"""
+
+
+def run_model(
+    path: Path, inputs: Sequence[bytes], folder: Path, *, compiler: str = "gcc"
+) -> ModelRun:
+    """Compiles a model of one input and one output for the target and runs it."""
+    model = read_model(path)
+    prefix = emit.prefix_of(model.name)
+    target = load_target(TARGET)
+    plan = aot.compile(model, target, folder / "c", command="test", options={}).plan
+    assert plan is not None
+    (folder / "inputs.bin").write_bytes(b"".join(inputs))
+    (given,), (made,) = plan.inputs, plan.outputs
+    numbers = {
+        "prefix": prefix, "arena": plan.arena_bytes, "steps": len(plan.steps),
+        "runs": len(inputs), "in": given.offset, "in_bytes": given.nbytes,
+        "out": made.offset, "out_bytes": made.nbytes,
+    }  # fmt: skip
+    source = RUNTIME + (folder / "c" / f"{prefix}.c").read_text() + MODEL_MAIN % numbers
+    flags = [f"-I{folder / 'c'}", f"-I{folder / 'c' / 'kernels'}", "-Wno-unused-function"]
+    found = execute(source, folder, compiler, flags)
+    steps = [round(t / TICKS) for t in struct.unpack_from(f"<{len(plan.steps)}I", found)]
+    at, outputs, totals = 4 * len(steps), [], []
+    for _ in inputs:
+        totals.append(round(struct.unpack_from("<I", found, at)[0] / TICKS))
+        outputs.append(found[at + 4 : at + 4 + made.nbytes])
+        at += 4 + made.nbytes
+    return ModelRun(plan, outputs, steps, totals[0])
+
+
 def _run(
     index: int, case: Case, kernel: Kernel, inputs: tuple[np.ndarray, ...], expected: np.ndarray,
     overlap: tuple[int, int] | None, position: int,
@@ -259,7 +334,6 @@ def _compare(run: Run, region: bytes) -> None:
 def _source(jobs: Sequence[tuple[Case, Kernel]], runs: Sequence[Run], folder: Path) -> str:
     text = [RUNTIME, MAIN]
     text += [f'#include "{h}"\n' for h in sorted({kernel.header for _, kernel in jobs})]
-    seen: dict[tuple[str, bytes], str] = {}
     for index, (case, kernel) in enumerate(jobs):
         node = case.node
         for table in kernel.tables:
@@ -295,7 +369,6 @@ def _source(jobs: Sequence[tuple[Case, Kernel]], runs: Sequence[Run], folder: Pa
             f"    {{(function_t)(uintptr_t)call{run.job}, {{{values}}}, {run.nbytes},"
             f" {{{', '.join(copies)}}}}},\n"
         )
-    del seen
     (folder / "blob.bin").write_bytes(bytes(blob) or b"\0")
     text.append(f"const run_t runs[] = {{\n{''.join(table_text)}}};\n")
     text.append(f"const uint32_t run_count = {len(runs)};\n")
