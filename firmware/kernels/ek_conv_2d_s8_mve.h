@@ -32,14 +32,14 @@ ek_conv_2d_1x1_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *re
     };
     if (pixels >= 2) {
         ek_mve_offsets(&job, out_c);
-        ek_dot_s8_mve(&job, groups, out_c, 2 * in_c, mode, clamp);
+        ek_dot_s8_mve(&job, groups, out_c, 2 * in_c, 0, mode, clamp);
     }
     if (pixels % 2) { /* the last one as both of a pair */
         ek_copy_mve(columns, in + (pixels - 1) * in_c, in_c);
         job.second = columns;
         job.out = out + (pixels - 1) * out_c;
         ek_mve_offsets(&job, 0);
-        ek_dot_s8_mve(&job, groups, out_c, 0, mode, clamp);
+        ek_dot_s8_mve(&job, groups, out_c, 0, 0, mode, clamp);
     }
 }
 
@@ -122,7 +122,7 @@ ek_conv_2d_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requan
             if (column == columns) {
                 column += depth;
             } else {
-                ek_dot_s8_mve(&job, groups, out_c, 0, mode, clamp);
+                ek_dot_s8_mve(&job, groups, out_c, 0, 0, mode, clamp);
                 job.out += 2 * out_c;
                 column = columns;
             }
@@ -131,7 +131,148 @@ ek_conv_2d_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requan
     if (out_h * out_w % 2) { /* the last one as both of a pair */
         job.second = columns;
         ek_mve_offsets(&job, 0);
-        ek_dot_s8_mve(&job, groups, out_c, 0, mode, clamp);
+        ek_dot_s8_mve(&job, groups, out_c, 0, 0, mode, clamp);
+    }
+}
+
+/* What brings rows of in_c bytes per pixel into a strip, where in_c divides few vectors. */
+typedef struct {
+    uint16_t offsets[3][8];
+} ek_mve_strip_t;
+
+/* Pixels of in_c bytes, side by side, to places that are `apart`. in_c is a multiple of 16; to is
+ * aligned to 4. */
+EK_KERNEL void
+ek_spread_mve(int8_t *to, const int8_t *from, int32_t pixels, const int32_t in_c,
+              const int32_t apart)
+{
+    const int32_t more = apart - in_c + 16; /* from a pixel's last vector to the next pixel */
+    __asm__ volatile(
+        EK_MVE_ASM EK_LINES_32
+        "dls lr, %[pixels]\n"
+        "1:\n"
+        ".rept %c[in_c] / 16 - 1\n"
+        "vldrw.u32 q0, [%[from]], #16\n"
+        "vstrw.32 q0, [%[to]], #16\n"
+        ".endr\n"
+        "vldrw.u32 q0, [%[from]], #16\n"
+        ".if %c[more] <= 508\n"
+        "vstrw.32 q0, [%[to]], #%c[more]\n"
+        ".else\n"
+        "vstrw.32 q0, [%[to]], #16\n"
+        "addw %[to], %[to], #(%c[more] - 16)\n"
+        ".endif\n"
+        "le lr, 1b\n"
+        : [to] "+&r"(to), [from] "+&r"(from)
+        : [pixels] "r"(pixels), [in_c] "i"(in_c), [more] "i"(more)
+        : "lr", "q0", "memory", "cc");
+}
+
+/* The same for a few bytes per pixel: `phases` vectors of eight bytes are a whole number of
+ * pixels, and their offsets repeat after that. */
+EK_KERNEL void
+ek_scatter_mve(const ek_mve_strip_t *map, int8_t *to, const int8_t *from, int32_t count,
+               const int32_t phases, const int32_t step)
+{
+    __asm__ volatile(
+        EK_MVE_ASM
+        "vldrh.u16 q1, [%[map]]\n"
+        "vldrh.u16 q2, [%[map], #16]\n"
+        "vldrh.u16 q3, [%[map], #32]\n"
+        "dls lr, %[count]\n"
+        "1:\n"
+        "vldrb.u16 q0, [%[from]], #8\n"
+        "vstrb.16 q0, [%[to], q1]\n"
+        ".if %c[phases] > 1\n"
+        "vldrb.u16 q0, [%[from]], #8\n"
+        "vstrb.16 q0, [%[to], q2]\n"
+        ".endif\n"
+        ".if %c[phases] > 2\n"
+        "vldrb.u16 q0, [%[from]], #8\n"
+        "vstrb.16 q0, [%[to], q3]\n"
+        ".endif\n"
+        "addw %[to], %[to], #%c[step]\n"
+        "le lr, 1b\n"
+        : [to] "+&r"(to), [from] "+&l"(from)
+        : [map] "r"(map), [count] "r"(count), [phases] "i"(phases), [step] "i"(step)
+        : "lr", "q0", "q1", "q2", "q3", "memory", "cc");
+}
+
+/* Any window and stride, an output row at a time: the inputs of the row go into `strip`, column by
+ * column ([columns][k_h][in_c]), where the windows of neighbouring pixels overlap, so that each is
+ * copied k_h times and not k_h * k_w. weights as for ek_conv_2d_s8_mve with each channel's
+ * [k_w][k_h][in_c]. phases: 0 for whole pixels at a time, else as in ek_scatter_mve.
+ * strip: ((out_w - 1) * stride_w + k_w) * k_h * in_c + 16 bytes, aligned to 4. */
+EK_KERNEL void
+ek_conv_2d_rows_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requant,
+                       int8_t *strip, const int32_t in_h, const int32_t in_w,
+                       const int32_t in_c, const int32_t out_h, const int32_t out_w,
+                       const int32_t out_c, const int32_t k_h, const int32_t k_w,
+                       const int32_t stride_h, const int32_t stride_w, const int32_t pad_h,
+                       const int32_t pad_w, const int32_t phases, int32_t in_zero,
+                       const int32_t mode, int32_t zero, const int32_t clamp, int32_t low,
+                       int32_t high, int8_t *out)
+{
+    const int32_t depth = k_h * k_w * in_c;
+    const int32_t groups = (depth + 15) / 16;
+    const int32_t column = k_h * in_c;
+    const int32_t columns = (out_w - 1) * stride_w + k_w;
+    const int32_t wide = in_w < columns - pad_w ? in_w : columns - pad_w;
+    const int32_t chunk = phases ? 8 * phases / in_c : 1; /* pixels */
+    const int32_t advance = 2 * stride_w * column;
+    ek_mve_job_t job = {
+        .requant = requant, .first = strip, .second = strip + stride_w * column,
+        .weights = weights, .end = weights + (out_c / 4) * 64 * groups,
+        .last_end = weights + ((out_c + 3) / 4) * 64 * groups,
+        .zero = zero, .low = low, .high = high,
+    };
+    ek_mve_strip_t map;
+    for (int32_t i = 0; i < 8 * phases; i++) {
+        map.offsets[i / 8][i % 8] = (uint16_t)(i / in_c * column + i % in_c);
+    }
+    ek_mve_offsets(&job, out_c);
+    ek_fill_mve(strip, in_zero, columns * column);
+    for (int32_t y = 0; y < out_h; y++) {
+        const int32_t top = y * stride_h - pad_h;
+        if (y > 0 && (top < 0 || top + k_h > in_h)) {
+            ek_fill_mve(strip, in_zero, columns * column);
+        }
+        for (int32_t ky = 0; ky < k_h; ky++) {
+            if (top + ky < 0 || top + ky >= in_h) {
+                continue;
+            }
+            const int8_t *from = in + (top + ky) * in_w * in_c;
+            int8_t *to = strip + pad_w * column + ky * in_c;
+            if (phases == 0 && in_c % 16 == 0) {
+                ek_spread_mve(to, from, wide, in_c, column);
+            } else if (phases == 0) {
+                for (int32_t x = 0; x < wide; x++) {
+                    ek_copy_mve(to, from, in_c);
+                    from += in_c;
+                    to += column;
+                }
+            } else {
+                ek_scatter_mve(&map, to, from, wide / chunk, phases, chunk * column);
+                if (wide % chunk) { /* the last ones, some of them again */
+                    ek_scatter_mve(&map, to + (wide - chunk) * column,
+                                   from + (wide - chunk) * in_c, 1, phases, chunk * column);
+                }
+            }
+        }
+        job.out = out;
+        job.pairs = out_w / 2;
+        if (out_w >= 2) {
+            ek_dot_s8_mve(&job, groups, out_c, 0, advance, mode, clamp);
+        }
+        if (out_w % 2) { /* the last one as both of a pair */
+            ek_mve_job_t single = job;
+            single.first = strip + (out_w - 1) * stride_w * column;
+            single.second = single.first;
+            single.out = out + (out_w - 1) * out_c;
+            ek_mve_offsets(&single, 0);
+            ek_dot_s8_mve(&single, groups, out_c, 0, 0, mode, clamp);
+        }
+        out += out_w * out_c;
     }
 }
 

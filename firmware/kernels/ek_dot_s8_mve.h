@@ -45,7 +45,6 @@ typedef struct {
     int32_t high;               /* 40 */
     uint16_t offsets[8];        /* 44: of both pixels' outputs of a block, interleaved */
     const int8_t *last_end;     /* 60: of all blocks' weights */
-    const int8_t *loop_end;     /* 64: of the first column's part that is walked in a loop */
 } ek_mve_job_t;
 
 /* Requantisation of the vectors a and b in place; x is free. */
@@ -83,6 +82,9 @@ typedef struct {
     "ldr r1, [r0, #32]\n" \
     "vdup.16 q7, r1\n" \
     "ldr r9, [r0, #20]\n" \
+    ".if %c[advance]\n" \
+    "ldrd r3, r5, [r0, #4]\n" \
+    ".endif\n" \
     "1:\n" \
     ".if %c[copy]\n" \
     "ldr r1, [r0, #24]\n" \
@@ -117,10 +119,15 @@ typedef struct {
     ".endif\n" \
     "str r1, [r0, #24]\n" \
     ".endif\n" \
+    ".if %c[advance]\n" \
+    "ldr r1, [r0]\n" \
+    "ldrd r7, r11, [r0, #12]\n" \
+    ".else\n" \
     "ldmia r0, {r1, r3, r5, r7, r11}\n" \
+    ".endif\n" \
     ".if %c[loops] > 1\n" \
     "str r11, [sp, #36]\n" \
-    "ldr r11, [r0, #64]\n" \
+    "addw r11, r3, #(16 * %c[loops] * %c[unroll])\n" \
     ".endif\n" \
     ".if %c[groups] == 1\n" \
     "vldrb.8 q0, [r3]\n" \
@@ -213,10 +220,14 @@ typedef struct {
     "b 2b\n" \
     "4:\n" \
     ".endif\n" \
-    ".if %c[copy]\n" \
+    ".if %c[copy] | %c[advance]\n" \
     "ldr r0, [sp, #32]\n" \
     "ldr r1, [r0, #28]\n" \
-    "add r9, r9, #%c[out_c]\n" \
+    ".if %c[advance]\n" \
+    "addw r3, r3, #%c[advance]\n" \
+    "addw r5, r5, #%c[advance]\n" \
+    ".endif\n" \
+    "addw r9, r9, #%c[out_c]\n" \
     "subs r1, #1\n" \
     "str r1, [r0, #28]\n" \
     "bne 1b\n" \
@@ -225,20 +236,20 @@ typedef struct {
     "pop {r4-r11, lr}\n"
 
 /* All output channels of job->pairs pairs of pixels. copy: bytes of both pixels' inputs that are
- * brought to the columns first, or 0 for one pair whose columns are there. Everything but the
- * job is literal; out_c at least 4. */
+ * brought to the columns first, or 0 where the columns are there; then advance is the bytes from
+ * a pair's columns to the next one's, or 0 for one pair. Everything but the job is literal; out_c
+ * at least 4. */
 EK_KERNEL void
 ek_dot_s8_mve(ek_mve_job_t *job, const int32_t groups, const int32_t out_c, const int32_t copy,
-              const int32_t mode, const int32_t clamp)
+              const int32_t advance, const int32_t mode, const int32_t clamp)
 {
     const int32_t unroll = groups <= 10 ? groups : groups % 9 == 0 ? 9 : 8;
     const int32_t loops = groups / unroll;
-    job->loop_end = job->first + 16 * loops * unroll;
     __asm__ volatile(EK_MVE_ASM EK_LINES_160 EK_MVE_DOT
         :
         : [job] "r"(job), [groups] "i"(groups), [unroll] "i"(unroll), [loops] "i"(loops),
           [rest] "i"(groups % unroll), [rem] "i"(out_c % 4), [out_c] "i"(out_c),
-          [copy] "i"(copy), [mode] "i"(mode), [clamp] "i"(clamp)
+          [copy] "i"(copy), [advance] "i"(advance), [mode] "i"(mode), [clamp] "i"(clamp)
         : "r0", "r1", "r2", "r3", "r12", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "memory",
           "cc");
 }

@@ -98,8 +98,9 @@ def pointwise(rng: Rng) -> Case:
     h, w, out_c = (int(n) for n in rng.integers((1, 1, 4), (6, 6, 24)))
     in_c = int(rng.integers(1, choices(rng, 8, 40, 140, 420)))
     return sums(
-        rng, "CONV_2D", (1, h, w, in_c), (1, h, w, out_c), (out_c, 1, 1, in_c), padding="SAME"
-    )
+        rng, "CONV_2D", (1, h, w, in_c), (1, h, w, out_c), (out_c, 1, 1, in_c), padding="SAME",
+        stride_h=1, stride_w=1,
+    )  # fmt: skip
 
 
 def plane(rng: Rng) -> Case:
@@ -181,7 +182,7 @@ BUILDERS: dict[str, tuple[Callable[[Rng], Case], ...]] = {
 }  # fmt: skip
 #: Kernel functions that the cases of each kind must reach.
 FUNCTIONS = {
-    "conv_2d": {"ek_conv_2d_s8_mve", "ek_conv_2d_1x1_s8_mve"},
+    "conv_2d": {"ek_conv_2d_s8_mve", "ek_conv_2d_1x1_s8_mve", "ek_conv_2d_rows_s8_mve"},
     "depthwise_conv_2d": {"ek_depthwise_conv_2d_3x3_s8_mve"},
     "fully_connected": {"ek_fully_connected_s8_mve"},
     "binary": {"ek_add_s8_mve", "ek_add_linear_s8_mve"},

@@ -10,6 +10,7 @@ Costs are instructions, from the instruction sequences in ``firmware/kernels/*_m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -179,27 +180,73 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             "pad_h": pad[0], "pad_w": pad[1],
         }  # fmt: skip
         tail = (Literal("in_zero", input_.zero_point, soft=True),)
-    return (
-        Kernel(
-            function=function,
-            header="ek_conv_2d_s8_mve.h",
-            args=(
-                *head,
-                *(Literal(name, value) for name, value in sizes.items()),
-                *tail,
-                *requant.literals,
-                Output(0),
-            ),
-            tables=(
-                Table("weights", "int8_t", _interleaved(rows, blocks)),
-                Table("requant", "int32_t", requant.rows(blocks)),
-            ),
-            requires=("mve",),
-            scratch_bytes=2 * depth + _LANES,
-            overlaps=(Overlap(max_shift=reach),),
-            cost=pairs * (len(blocks) * per_block + gather),
+    columns = Kernel(
+        function=function,
+        header="ek_conv_2d_s8_mve.h",
+        args=(
+            *head,
+            *(Literal(name, value) for name, value in sizes.items()),
+            *tail,
+            *requant.literals,
+            Output(0),
         ),
+        tables=(
+            Table("weights", "int8_t", _interleaved(rows, blocks)),
+            Table("requant", "int32_t", requant.rows(blocks)),
+        ),
+        requires=("mve",),
+        scratch_bytes=2 * depth + _LANES,
+        overlaps=(Overlap(max_shift=reach),),
+        cost=pairs * (len(blocks) * per_block + gather),
     )
+    if not tail or stride[1] < 1:
+        return (columns,)
+    column = k_h * in_c
+    strip = (out_w - 1) * stride[1] + k_w
+    wide = min(in_w, strip - pad[1])
+    phases = in_c // math.gcd(8, in_c)
+    if in_c % _LANES == 0 or phases > 3 or wide < 8 * phases // in_c:
+        phases = 0
+    step = 8 * phases // in_c * column
+    # Immediates of additions have 12 bits, offsets of scatters 16.
+    if 2 * stride[1] * column >= 4096 or max(step, column) >= 4096 or pad[1] >= strip:
+        return (columns,)
+    turned = weights.data().transpose(0, 2, 1, 3).reshape(out_c, depth)
+    if phases:
+        fill = k_h * -(-wide * in_c // (8 * phases)) * (2 * phases + 2) + 14 * k_h
+    elif in_c % _LANES == 0:
+        fill = k_h * wide * (2 * in_c // _LANES + 1 + (column > 496)) + 8 * k_h
+    else:
+        fill = k_h * wide * (8 + 3 * in_c // _LANES)
+    whole_rows = Kernel(
+        function="ek_conv_2d_rows_s8_mve",
+        header="ek_conv_2d_s8_mve.h",
+        args=(
+            *head,
+            *(Literal(name, value) for name, value in sizes.items()),
+            Literal("phases", phases),
+            *tail,
+            *requant.literals,
+            Output(0),
+        ),
+        tables=(
+            Table("weights", "int8_t", _interleaved(turned, blocks)),
+            Table("requant", "int32_t", requant.rows(blocks)),
+        ),
+        requires=("mve",),
+        scratch_bytes=strip * column + _LANES,
+        overlaps=(
+            Overlap(
+                max_shift=sliding_shift(
+                    (in_h, in_w, in_c), (out_h, out_w, out_c), window=(k_h, k_w), stride=stride,
+                    pad=pad, block=out_w, buffered=True,
+                )
+            ),
+        ),
+        cost=out_h
+        * (-(-out_w // 2) * (len(blocks) * per_block + 12) + 40 * (1 + out_w % 2) + fill + 30),
+    )  # fmt: skip
+    return (columns, whole_rows)
 
 
 def _dilated(node: Node) -> bool:
