@@ -10,6 +10,17 @@
 
 #define EK_KERNEL static inline __attribute__((always_inline, unused))
 
+/* A function whose body is assembly. gcc must not conclude anything about it from the outside:
+ * it sees no memory accesses there. */
+#if defined(__clang__)
+#define EK_ASSEMBLY __attribute__((naked, noinline, unused, aligned(4))) static
+#else
+#define EK_ASSEMBLY __attribute__((naked, noinline, noipa, unused, aligned(4))) static
+#endif
+
+/* A word that may lie over bytes or half-words. */
+typedef uint32_t __attribute__((may_alias)) ek_word_t;
+
 /* Before a loop with literal bounds that must vanish. */
 #if defined(__clang__)
 #define EK_UNROLL _Pragma("clang loop unroll(full)")

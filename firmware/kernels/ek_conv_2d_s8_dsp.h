@@ -15,8 +15,8 @@ EK_KERNEL void ek_widen4(const int8_t *in, int16_t *column)
     __builtin_memcpy(&packed, in, 4);
     __asm__("sxtb16 %0, %1" : "=r"(even) : "r"(packed));
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(odd) : "r"(packed));
-    ((uint32_t *)(void *)column)[0] = even;
-    ((uint32_t *)(void *)column)[1] = odd;
+    ((ek_word_t *)(void *)column)[0] = even;
+    ((ek_word_t *)(void *)column)[1] = odd;
 }
 
 /* Element i of a column: where SXTB16's order puts it. */
@@ -110,8 +110,8 @@ ek_conv_2d_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requan
                                               column);
                         } else {
                             for (int32_t i = 0; i < in_c; i += 4, column += 24) {
-                                ((uint32_t *)(void *)column)[0] = fill;
-                                ((uint32_t *)(void *)column)[1] = fill;
+                                ((ek_word_t *)(void *)column)[0] = fill;
+                                ((ek_word_t *)(void *)column)[1] = fill;
                             }
                         }
                     }

@@ -216,7 +216,7 @@ ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const i
             const int32_t needed = (count - 1) * stride + 3;
             int32_t y = 0;
             if (top > 0) { /* what the strip before has already gathered: 3 - stride rows */
-                uint32_t *to = (uint32_t *)(void *)plane;
+                ek_word_t *to = (ek_word_t *)(void *)plane;
                 for (int32_t i = 0; i < row * (3 - stride) / 2; i++) {
                     to[i] = to[i + strip * stride * row / 2];
                 }

@@ -157,7 +157,7 @@ typedef struct {
  *         entries are (bias, mult, (zero point << shift) + (1 << (shift - 1)), shift).
  */
 #define EK_DSP_FUNCTION(name, epilogue) \
-    __attribute__((naked, noinline, unused, aligned(4))) static void name( \
+    EK_ASSEMBLY void name( \
         const ek_dsp_job_t *job __attribute__((unused))) \
     { \
         __asm__ volatile(EK_DSP_BODY(epilogue)); \

@@ -42,7 +42,7 @@ typedef struct {
 
 /* r14 holds the job; 20 bytes per tap. */
 #define EK_M0_FUNCTION(name, EPILOGUE) \
-    __attribute__((naked, noinline, unused, aligned(4))) static void name( \
+    EK_ASSEMBLY void name( \
         ek_m0_job_t *job __attribute__((unused))) \
     { \
         __asm__ volatile( \

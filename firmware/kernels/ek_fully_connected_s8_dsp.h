@@ -73,7 +73,7 @@ typedef struct {
 /* Frame: sp+0 in, +4 requant, +8 out, +12 blocks left, +16 entry into the unrolled loop,
  * +20 mult, +24 add, +28 shift */
 #define EK_FC_FUNCTION(name, LOAD, BIASES, EPILOGUE) \
-    __attribute__((naked, noinline, unused, aligned(4))) static void name( \
+    EK_ASSEMBLY void name( \
         const ek_fc_job_t *job __attribute__((unused))) \
     { \
         __asm__ volatile( \
@@ -137,8 +137,8 @@ ek_fully_connected_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t
         .groups = in_c >> 2, .blocks = out_c >> 2, .mult = mult, .add = add, .shift = shift,
     };
     if (use_wide) {
-        uint32_t *to = (uint32_t *)(void *)wide;
-        const uint32_t *from = (const uint32_t *)(const void *)in;
+        ek_word_t *to = (ek_word_t *)(void *)wide;
+        const ek_word_t *from = (const ek_word_t *)(const void *)in;
 EK_UNROLL_4
         for (int32_t i = 0; i < in_c >> 2; i++) {
             const uint32_t packed = from[i];

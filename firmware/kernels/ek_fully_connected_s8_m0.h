@@ -32,7 +32,7 @@ typedef struct {
     "adds r7, #1\n"
 
 /* depth is a multiple of four */
-__attribute__((naked, noinline, unused, aligned(4))) static void
+EK_ASSEMBLY void
 ek_fc_dot_m0(ek_fc_m0_job_t *job __attribute__((unused)))
 {
     __asm__ volatile(
