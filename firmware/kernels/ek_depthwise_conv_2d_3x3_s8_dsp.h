@@ -13,6 +13,15 @@
 
 #include "ek_math.h"
 
+/* The assembly takes literals, which only reach it through inlining. */
+#if !defined(__OPTIMIZE__)
+#if defined(__clang__)
+#error "this model needs optimisation: compile it with -O1 or more"
+#else
+#pragma GCC optimize("O2")
+#endif
+#endif
+
 /* int16 values in a row of the plane, and rows, for an output of out_w x out_h. */
 #define EK_DW3_ROW(out_w, stride) ((stride) * (((out_w) + 1) & ~1) + 2)
 #define EK_DW3_ROWS(out_h, stride) (((out_h)-1) * (stride) + 3)
