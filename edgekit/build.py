@@ -284,6 +284,11 @@ class _Work:
         more: tuple[str, ...] = ()
         if self.personality is not None:
             baud, more = self.personality.baud or baud, self.personality.defines
+        for role in ("tx", "rx"):  # chips whose UART may be on any pin: P1.03 is 35
+            pin = re.fullmatch(r"P(\d)\.(\d\d)", str(uart.get(role, "")))
+            if pin:
+                number = 32 * int(pin.group(1)) + int(pin.group(2))
+                more = (*more, f"-DEK_UART_{role.upper()}={number}u")
         return (f"-DEK_CLOCK_HZ={self.target.clock_hz}u", f"-DEK_UART_BAUD={baud}u", *more)
 
     def _flags(self, role: str) -> tuple[str, ...]:
@@ -500,9 +505,10 @@ class _Work:
         start, content = flat_image(elf)
         images = {"bin": self.folder / "firmware.bin"}
         images["bin"].write_bytes(content)
-        if self._boot2() is not None:
+        family = _UF2_FAMILIES.get(str(self.target.port))
+        if family is not None:
             images["uf2"] = self.folder / "firmware.uf2"
-            images["uf2"].write_bytes(uf2(start, content, _RP2040_FAMILY))
+            images["uf2"].write_bytes(uf2(start, content, family))
         return images
 
 
@@ -563,6 +569,7 @@ SECTIONS
 {{
     .boot2 : {{ KEEP(*(.boot2)) }} > {flash.name}
     .vectors : ALIGN(256) {{ KEEP(*(.vectors)) }} > {flash.name}
+    .image_def : ALIGN(4) {{ KEEP(*(.image_def)) }} > {flash.name}
     .model_code : ALIGN(16) {{ {model}(.text .text.*) }} > {flash.name}
     .text : ALIGN(4) {{ *(.text .text.*) }} > {flash.name}
     .weights : ALIGN(16) {{ {model}(.rodata .rodata.*) }} > {flash.name}
@@ -672,8 +679,9 @@ def flat_image(elf: Path) -> tuple[int, bytes]:
     return start, bytes(content)
 
 
-#: UF2 family id of the RP2040: https://github.com/microsoft/uf2 "utils/uf2families.json"
-_RP2040_FAMILY = 0xE48BFF56
+#: UF2 family ids by port: https://github.com/microsoft/uf2 "utils/uf2families.json"; of the
+#: RP2350 that of secure Arm images (RP2350 datasheet 5.5.3)
+_UF2_FAMILIES = {"rp2040": 0xE48BFF56, "rp2350": 0xE48BFF59}
 
 
 def uf2(start: int, content: bytes, family: int) -> bytes:
