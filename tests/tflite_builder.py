@@ -34,6 +34,7 @@ _OPTIONS = {
     "REDUCE_PROD": "ReducerOptions",
     "REDUCE_ALL": "ReducerOptions",
     "CONCATENATION": "ConcatenationOptions",
+    "BATCH_MATMUL": "BatchMatMulOptions",
     "MAXIMUM": "MaximumMinimumOptions",
     "MINIMUM": "MaximumMinimumOptions",
     "SVDF": "SVDFOptions",

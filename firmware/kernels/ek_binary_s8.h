@@ -1,4 +1,4 @@
-/* ADD, SUB and MUL, int8, with broadcasting.
+/* ADD, SUB, MUL and SQUARED_DIFFERENCE, int8, with broadcasting.
  *
  * Shapes are d0 x d1 x d2 x d3 after merging dimensions; each input has a stride in bytes per
  * dimension, 0 where it is broadcast. The output is dense. It may start at or below an input
@@ -49,6 +49,78 @@ EK_KERNEL void ek_add_s8(
                         *a, *b, sign, zero_a, multiplier_a, shift_a, zero_b, multiplier_b,
                         shift_b, multiplier, shift, zero, low, high
                     );
+                    a += a3;
+                    b += b3;
+                }
+            }
+        }
+    }
+}
+
+/* The same where the host found constants with which one shift gives every result:
+ * clamp((a * factor_a + b * factor_b + bias) >> q).
+ */
+EK_KERNEL int8_t ek_add_one_linear_s8(
+    int32_t a, int32_t b, int32_t factor_a, int32_t factor_b, int32_t bias, int32_t q, int32_t low,
+    int32_t high
+) {
+    const int32_t sum = bias + a * factor_a + b * factor_b;
+#if defined(__ARM_FEATURE_SAT) && defined(__OPTIMIZE__)
+    if (low == -128 && high == 127 && __builtin_constant_p(q)) {
+        int32_t result;
+        __asm__("ssat %0, #8, %1, asr %2" : "=r"(result) : "r"(sum), "I"(q));
+        return (int8_t)result;
+    }
+#endif
+    return (int8_t)ek_clamp(sum >> q, low, high);
+}
+
+EK_KERNEL void ek_add_linear_s8(
+    const int8_t *input_a, const int8_t *input_b, int32_t d0, int32_t d1, int32_t d2, int32_t d3,
+    int32_t a0, int32_t a1, int32_t a2, int32_t a3, int32_t b0, int32_t b1, int32_t b2,
+    int32_t b3, int32_t factor_a, int32_t factor_b, int32_t bias, int32_t q, int32_t low,
+    int32_t high, int8_t *output
+) {
+    for (int32_t i = 0; i < d0; ++i) {
+        for (int32_t j = 0; j < d1; ++j) {
+            for (int32_t k = 0; k < d2; ++k) {
+                const int8_t *a = input_a + i * a0 + j * a1 + k * a2;
+                const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
+                EK_UNROLL_4
+                for (int32_t l = 0; l < d3; ++l) {
+                    *output++ = ek_add_one_linear_s8(
+                        *a, *b, factor_a, factor_b, bias, q, low, high
+                    );
+                    a += a3;
+                    b += b3;
+                }
+            }
+        }
+    }
+}
+
+/* TensorFlow Lite Micro's SQUARED_DIFFERENCE: both inputs at a common scale with 7 bits below the
+ * point (see ek_add_scaled), and the square of their difference.
+ */
+EK_KERNEL void ek_squared_difference_s8(
+    const int8_t *input_a, const int8_t *input_b, int32_t d0, int32_t d1, int32_t d2, int32_t d3,
+    int32_t a0, int32_t a1, int32_t a2, int32_t a3, int32_t b0, int32_t b1, int32_t b2,
+    int32_t b3, int32_t zero_a, int32_t multiplier_a, int32_t shift_a, int32_t zero_b,
+    int32_t multiplier_b, int32_t shift_b, int32_t multiplier, int32_t shift, int32_t zero,
+    int32_t low, int32_t high, int8_t *output
+) {
+    for (int32_t i = 0; i < d0; ++i) {
+        for (int32_t j = 0; j < d1; ++j) {
+            for (int32_t k = 0; k < d2; ++k) {
+                const int8_t *a = input_a + i * a0 + j * a1 + k * a2;
+                const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
+                for (int32_t l = 0; l < d3; ++l) {
+                    const int32_t difference =
+                        ek_requantize_down((*a - zero_a) * (1 << 7), multiplier_a, shift_a) -
+                        ek_requantize_down((*b - zero_b) * (1 << 7), multiplier_b, shift_b);
+                    const int32_t value =
+                        ek_requantize(difference * difference, multiplier, shift);
+                    *output++ = (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
                     a += a3;
                     b += b3;
                 }

@@ -1,4 +1,4 @@
-/* Operators that only move bytes: CONCATENATION, PAD, STRIDED_SLICE, and RESHAPE where a copy is
+/* Operators that only move bytes: CONCATENATION, PAD, SPLIT, STRIDED_SLICE, and RESHAPE where a copy is
  * wanted.
  */
 #ifndef EK_MOVE_H
@@ -113,6 +113,24 @@ EK_KERNEL void ek_pad_s8(
         output += after_1 * slice;
     }
     ek_fill(output, value, after_0 * block);
+}
+
+/* output = `outer` runs of nbytes from input + start, which are `pitch` bytes apart there; the
+ * output may start at or below the first of them.
+ */
+EK_KERNEL void ek_split(
+    const void *input, int32_t start, int32_t outer, int32_t nbytes, int32_t pitch, void *output
+) {
+    const int8_t *in = (const int8_t *)input + start;
+    int8_t *out = (int8_t *)output;
+    if (out == in && outer == 1) {
+        return;
+    }
+    for (int32_t i = 0; i < outer; ++i) {
+        ek_copy(out, in, nbytes);
+        out += nbytes;
+        in += pitch;
+    }
 }
 
 /* output[i][j][k][l] = input[start + i * step_0 + j * step_1 + k * step_2 + l * step_3]

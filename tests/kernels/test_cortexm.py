@@ -10,6 +10,7 @@ import pytest
 from cortexm import check_on_core
 from kernel_harness import Case
 from random_models import choices, inputs, make, output_scale, scale, unary
+from test_batch_matmul import batch_matmul
 from test_binary import binary
 from test_conv_2d import conv
 from test_depthwise_conv_2d import depthwise
@@ -19,6 +20,7 @@ from test_move import concatenation, pad, strided_slice
 from test_pool_2d import pool
 from test_quantize import from_float, to_float
 from test_softmax import softmax
+from test_transpose import transpose
 from tflite_builder import TfliteBuilder
 
 CORES = ("cortex-m4", "cortex-m0plus")
@@ -90,6 +92,15 @@ def test_any(core: str, seed: int, sample: float, tmp_path: Path) -> None:
     print(check_on_core(cases, core, tmp_path))
 
 
+@pytest.mark.parametrize("compiler", ["gcc", "zig"])
+def test_products(compiler: str, seed: int, sample: float, tmp_path: Path) -> None:
+    """Products of two matrices that are both computed at run time."""
+    rng = np.random.default_rng(seed + 4)
+    cases = make(20 * sample, lambda: batch_matmul(rng))
+    counts = check_on_core(cases, "cortex-m4", tmp_path, compiler=compiler)
+    assert counts, "the kernel was never chosen"
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_zig(core: str, seed: int, tmp_path: Path) -> None:
     """The same from clang, which must not disturb the assembly."""
@@ -115,12 +126,17 @@ def test_portable(core: str, compiler: str, seed: int, sample: float, tmp_path: 
         lambda: concatenation(rng),
         lambda: pad(rng, "PAD"),
         lambda: strided_slice(rng),
+        lambda: transpose(rng),
+        lambda: batch_matmul(rng),
         lambda: from_float(rng),
         lambda: to_float(rng),
         lambda: unary(rng, "LEAKY_RELU", alpha=0.2),
         lambda: unary(rng, "RELU6"),
         *(lambda kind=kind: pool(rng, kind) for kind in ("AVERAGE_POOL_2D", "MAX_POOL_2D")),
-        *(lambda kind=kind: binary(rng, kind) for kind in ("ADD", "SUB", "MUL")),
+        *(
+            lambda kind=kind: binary(rng, kind)
+            for kind in ("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE")
+        ),
     ]
     cases = [case for build in builders for case in make(count, build)]
     counts = check_on_core(cases, core, tmp_path, compiler=compiler, portable=True)

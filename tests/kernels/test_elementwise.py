@@ -71,6 +71,22 @@ def test_hard_swish(seed: int, sample: float, tmp_path: Path) -> None:
     check_cases(make(60 * sample, case), tmp_path)
 
 
+def test_rsqrt(seed: int, sample: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+
+    def case() -> Case:
+        b = TfliteBuilder()
+        zero = zero_point(rng)
+        x = b.tensor((1, 300), scale=scale(rng, 1e-4, 3.0), zero_point=zero)
+        y = b.tensor((1, 300), scale=scale(rng, 1e-4, 3.0), zero_point=zero_point(rng))
+        b.op("RSQRT", [x], [y])
+        # Below the zero point the reference refuses to run.
+        values = np.resize(np.arange(zero, 128), (1, 300)).astype(np.int8)
+        return Case(b.build([x], [y]), [(values,)], f"RSQRT {zero}")
+
+    check_cases(make(40 * sample, case), tmp_path)
+
+
 def test_shapes_and_memory(seed: int, tmp_path: Path) -> None:
     """Counts that are no multiple of the unrolling, in place and under the sanitizers."""
     rng = np.random.default_rng(seed)

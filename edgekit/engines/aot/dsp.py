@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgekit.engines.aot.lowering import (
-    Argument,
     Data,
     Input,
     Kernel,
@@ -76,42 +75,34 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
         return ()
     depth = rows.shape[1]
     groups = (depth + 3) // 4
-    padded = np.zeros((out_c, 4 * groups), np.int8)
-    padded[:, :depth] = rows
     stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
     pad = padding(node, (in_h, in_w), (k_h, k_w), stride, (1, 1), (out_h, out_w))
+    if (k_h, k_w) == (1, 1) and stride == (1, 1) and pad == (0, 0):
+        return (_pointwise(rows, requant, out_h * out_w),)
+    padded = np.zeros((out_c, 4 * groups), np.int8)
+    padded[:, :depth] = rows
     window: dict[str, Any] = {"window": (k_h, k_w), "stride": stride, "pad": pad}
     reach = sliding_shift(
         (in_h, in_w, in_c), (out_h, out_w, out_c), block=_PIXELS, buffered=True, **window
     )
     pixels = out_h * out_w
     blocks = -(-pixels // _PIXELS)
-    per_block = out_c * (18 * groups + 3 * ((groups + 3) // 4) + 22 + 6 * requant.instructions)
-    plain = (k_h, k_w) == (1, 1) and stride == (1, 1) and pad == (0, 0)
-    if plain:
-        function, widen = "ek_conv_2d_1x1_s8_dsp", 4.5 * groups + 8
-        sizes = {"pixels": pixels, "in_c": in_c, "out_c": out_c}
-        tail: tuple[Argument, ...] = ()
-    else:
-        function = "ek_conv_2d_s8_dsp"
-        widen = (5.0 if in_c % 4 == 0 else 10.0) * groups + 10 * k_h * k_w
-        sizes = {
-            "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
-            "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
-            "pad_h": pad[0], "pad_w": pad[1],
-        }  # fmt: skip
-        tail = (Literal("zero_point", input_.zero_point),)
+    widen = (5.0 if in_c % 4 == 0 else 10.0) * groups + 10 * k_h * k_w
+    sizes = {
+        "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
+        "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
+        "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
+    }  # fmt: skip
     return (
         Kernel(
-            function=function,
+            function="ek_conv_2d_s8_dsp",
             header="ek_conv_2d_s8_dsp.h",
             args=(
                 Input(0),
                 Data("weights"),
                 Data("requant"),
                 Scratch("int16_t"),
-                *(Literal(name, value, extent=plain) for name, value in sizes.items()),
-                *tail,
+                *(Literal(name, value) for name, value in sizes.items()),
                 Literal("q", requant.q),
                 Output(0),
             ),  # fmt: skip
@@ -123,7 +114,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             scratch_bytes=8 * _PIXELS * groups,
             scratch_align=8,
             overlaps=(Overlap(max_shift=reach),),
-            cost=blocks * per_block + pixels * widen,
+            cost=blocks * _block_cost(out_c, groups, requant) + pixels * widen,
         ),
     )
 
@@ -208,14 +199,14 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
     factors, shifts = multipliers(scales, out_c)
     if (low, high) != (-128, 127) or not _exact_applies(sums, shifts):
         return ()
-    per_channel = len(set(zip(factors.tolist(), shifts.tolist(), strict=True))) > 1
+    varied = len(set(zip(factors.tolist(), shifts.tolist(), strict=True))) > 1
     blocks = -(-out_c // 4)
     rows = np.zeros((4 * blocks, in_c), np.int8)
     rows[:out_c] = weights.data()
     interleaved = rows.reshape(blocks, 4, in_c // 4, 4).transpose(0, 2, 1, 3)
     exact = np.zeros((4 * blocks, 4), np.int64)
     exact[:out_c] = _exact_table(sums.bias, factors, shifts, output.zero_point)
-    table = exact if per_channel else exact[:, :1]
+    table = exact if varied else exact[:, :1]
     _, multiplier, addend, shift = exact[0].tolist()
     requant_cost = 4 * blocks * 7
     candidates = []
@@ -231,7 +222,7 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
                     Data("requant"),
                     Scratch("int16_t"),
                     Literal("use_wide", int(wide)),
-                    Literal("per_channel", int(per_channel)),
+                    Literal("per_channel", int(varied)),
                     Literal("in_c", in_c),
                     Literal("out_c", out_c),
                     Literal("multiplier", multiplier, soft=True),
@@ -252,6 +243,109 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
             )
         )
     return tuple(candidates)
+
+
+def matrix_rows(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
+    """FULLY_CONNECTED of several rows: a 1x1 convolution whose pixels are the rows."""
+    if target is None or not target.has("dsp"):
+        return ()
+    weights = node.constant_input(1, "weights")
+    out_c, in_c = weights.shape
+    pixels = node.output.elements // out_c
+    requant = _requantization(node, weights.data(), per_channel(scales, out_c))
+    if pixels == 1 or requant is None:
+        return ()
+    return (_pointwise(weights.data(), requant, pixels),)
+
+
+def _pointwise(rows: NDArray[Any], requant: _Requant, pixels: int) -> Kernel:
+    """ek_conv_2d_1x1_s8_dsp over ``pixels`` with weights [out_c, in_c]."""
+    out_c, in_c = rows.shape
+    groups = (in_c + 3) // 4
+    padded = np.zeros((out_c, 4 * groups), np.int8)
+    padded[:, :in_c] = rows
+    reach = sliding_shift((1, pixels, in_c), (1, pixels, out_c), block=_PIXELS, buffered=True)
+    return Kernel(
+        function="ek_conv_2d_1x1_s8_dsp",
+        header="ek_conv_2d_s8_dsp.h",
+        args=(
+            Input(0),
+            Data("weights"),
+            Data("requant"),
+            Scratch("int16_t"),
+            Literal("pixels", pixels, extent=True),
+            Literal("in_c", in_c, extent=True),
+            Literal("out_c", out_c, extent=True),
+            Literal("q", requant.q),
+            Output(0),
+        ),
+        tables=(
+            Table("weights", "int8_t", padded),
+            Table("requant", "int32_t", requant.table),
+        ),
+        requires=("dsp",),
+        scratch_bytes=8 * _PIXELS * groups,
+        scratch_align=8,
+        overlaps=(Overlap(max_shift=reach),),
+        cost=-(-pixels // _PIXELS) * _block_cost(out_c, groups, requant)
+        + pixels * (4.5 * groups + 8),
+    )
+
+
+def _block_cost(out_c: int, groups: int, requant: _Requant) -> float:
+    """Instructions of ek_dot_s8_dsp for one block of pixels."""
+    return out_c * (18 * groups + 3 * ((groups + 3) // 4) + 22 + 6 * requant.instructions)
+
+
+def batch_matmul(
+    node: Node, geometry: tuple[Literal, ...], scale: tuple[int, int], target: Target | None
+) -> tuple[Kernel, ...]:
+    """BATCH_MATMUL: rhs becomes rows of weights at run time.
+
+    Args:
+        geometry: the portable kernel's sizes and steps.
+        scale: multiplier and shift of the output.
+    """
+    if target is None or not target.has("dsp"):
+        return ()
+    number = {literal.name: int(literal.value) for literal in geometry}
+    depth, columns, rows = number["depth"], number["columns"], number["rows"]
+    multiplier, shift = scale
+    second = node.inputs[1]
+    # A row's sum must fit 16 bits, and the double rounding shift to the right.
+    if second is None or 255 * depth > 32767 or not -30 <= shift <= -1:
+        return ()
+    zero_r = second.zero_point
+    groups = (depth + (2 if zero_r else 0) + 3) // 4
+    channels = np.zeros(columns, np.int64)
+    table = _exact_table(channels, channels + multiplier, channels + shift, node.output.zero_point)
+    requant = _Requant(0, table)
+    batches = number["n0"] * number["n1"]
+    return (
+        Kernel(
+            function="ek_batch_matmul_s8_dsp",
+            header="ek_batch_matmul_s8_dsp.h",
+            args=(
+                Input(0),
+                Input(1),
+                Data("requant"),
+                Scratch("int8_t"),
+                *geometry,
+                Literal("zero_r", zero_r),
+                Output(0),
+            ),
+            tables=(Table("requant", "int32_t", table),),
+            requires=("dsp",),
+            scratch_bytes=-(-4 * groups * columns // 8) * 8 + 8 * _PIXELS * groups,
+            scratch_align=8,
+            cost=batches
+            * (
+                -(-rows // _PIXELS) * _block_cost(columns, groups, requant)
+                + columns * (4 * depth + 15)
+                + rows * (7 * depth + 20)
+            ),
+        ),
+    )
 
 
 # -- requantisation -------------------------------------------------------------------------
@@ -280,10 +374,14 @@ def accumulators(node: Node, rows: NDArray[Any]) -> Accumulators:
     )
 
 
+def per_channel(scales: list[float], channels: int) -> list[float]:
+    """One scale per channel, from one for all or from as many."""
+    return scales * channels if len(scales) == 1 else scales
+
+
 def multipliers(scales: list[float], channels: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Multiplier and shift of every channel."""
-    every = scales * channels if len(scales) == 1 else scales
-    pairs = [quantize_multiplier(scale) for scale in every]
+    pairs = [quantize_multiplier(scale) for scale in per_channel(scales, channels)]
     return np.array([m for m, _ in pairs], np.int64), np.array([s for _, s in pairs], np.int64)
 
 

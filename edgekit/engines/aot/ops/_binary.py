@@ -1,4 +1,4 @@
-"""Broadcasting of two inputs, for ADD, SUB and MUL."""
+"""Broadcasting of two inputs, for ADD, SUB, MUL and SQUARED_DIFFERENCE."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from edgekit.engines.aot.lowering import (
     check_dtype,
     quantize_multiplier,
 )
+from edgekit.engines.aot.ops._linear_add import LinearAdd, linear_add
 
 if TYPE_CHECKING:
+    from edgekit.graph import Tensor
     from edgekit.targets import Target
 
 
@@ -60,7 +62,7 @@ def broadcast(
 
 
 def lower_binary(node: Node, kind: str, target: Target | None) -> tuple[Kernel, ...]:
-    """``kind`` is ADD, SUB or MUL."""
+    """``kind`` is ADD, SUB, MUL or SQUARED_DIFFERENCE."""
     first, second = node.inputs[0], node.inputs[1]
     output = node.output
     if first is None or second is None:
@@ -80,11 +82,19 @@ def lower_binary(node: Node, kind: str, target: Target | None) -> tuple[Kernel, 
             Literal("zero_b", second.zero_point, soft=True),
         ]
         scaling = [*zeros, *parameters]
+    elif kind == "SQUARED_DIFFERENCE":
+        function = "ek_squared_difference_s8"
+        scaling = _squared_difference(first, second, output.scale)
     else:
         function = "ek_add_s8"
         pairs = _add(first.scale, second.scale, output.scale)
         sign = -1 if kind == "SUB" else 1
         special = mve.add(node, sign, pairs, low, high, target)
+        linear = linear_add(
+            first.zero_point, second.zero_point, output.zero_point, pairs, sign, low, high
+        )
+        if linear is not None:
+            special += (_linear_kernel(node, geometry, linear, low, high),)
         scaling = [Literal("sign", sign)]
         for name, tensor, (multiplier, shift) in zip("ab", (first, second), pairs, strict=False):
             scaling += [
@@ -111,13 +121,40 @@ def lower_binary(node: Node, kind: str, target: Target | None) -> tuple[Kernel, 
                 Literal("high", high, soft=True),
                 Output(0),
             ),
-            overlaps=tuple(
-                Overlap(input=index, max_shift=0)
-                for index, tensor in enumerate((first, second))
-                if not tensor.is_constant and tensor.elements == output.elements
-            ),
+            overlaps=_overlaps(node),
             cost=(15.0 if kind == "MUL" else 30.0) * output.elements,
         ),
+    )
+
+
+def _overlaps(node: Node) -> tuple[Overlap, ...]:
+    return tuple(
+        Overlap(input=index, max_shift=0)
+        for index, tensor in enumerate(node.inputs[:2])
+        if tensor is not None and not tensor.is_constant and tensor.elements == node.output.elements
+    )
+
+
+def _linear_kernel(
+    node: Node, geometry: list[Literal], linear: LinearAdd, low: int, high: int
+) -> Kernel:
+    return Kernel(
+        function="ek_add_linear_s8",
+        header="ek_binary_s8.h",
+        args=(
+            Input(0),
+            Input(1),
+            *geometry,
+            Literal("factor_a", linear.factor_a, soft=True),
+            Literal("factor_b", linear.factor_b, soft=True),
+            Literal("bias", linear.bias, soft=True),
+            Literal("q", linear.q),
+            Literal("low", low),
+            Literal("high", high),
+            Output(0),
+        ),
+        overlaps=_overlaps(node),
+        cost=8.0 * node.output.elements,
     )
 
 
@@ -134,6 +171,25 @@ def _add(first: float, second: float, output: float) -> list[tuple[int, int]]:
     if not exact or pairs[2][1] > 0:
         raise Unsupported(f"the output's scale {output} is too small for the reference")
     return pairs
+
+
+def _squared_difference(first: Tensor, second: Tensor, output: float) -> list[Literal]:
+    twice = 2 * max(first.scale, second.scale)
+    literals = []
+    for name, tensor in (("a", first), ("b", second)):
+        multiplier, shift = quantize_multiplier(tensor.scale / twice)
+        literals += [
+            Literal(f"zero_{name}", tensor.zero_point, soft=True),
+            Literal(f"multiplier_{name}", multiplier, soft=True),
+            Literal(f"shift_{name}", shift),
+        ]
+    # The reference multiplies 2^14 with the output's scale in float32, which is exact.
+    multiplier, shift = quantize_multiplier(twice * twice / ((1 << 14) * output))
+    return [
+        *literals,
+        Literal("multiplier", multiplier, soft=True),
+        Literal("shift", shift),
+    ]
 
 
 def _mul(first: float, second: float, output: float) -> list[Literal]:

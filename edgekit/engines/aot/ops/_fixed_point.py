@@ -110,6 +110,30 @@ def tanh(x: int) -> int:
     return positive if x > 0 else -positive
 
 
+def inverse_square_root(x: int) -> tuple[int, int]:
+    """1 / sqrt(x) of a positive integer as (multiplier, shift) of :func:`requantize`
+    (GetInvSqrtQuantizedMultiplierExp): Newton's method in Q3.28 after shifting by bit pairs."""
+    if x <= 1:
+        return INT32_MAX, 0
+    places = 11
+    while x >= 1 << 29:
+        x //= 4
+        places += 1
+    pairs = (31 - x.bit_length()) // 2 - 1
+    places -= pairs
+    scaled = (x << 2 * pairs) >> 1
+    half = shift_right(scaled, 1)
+    three_halves = (1 << 28) + (1 << 27)
+    y = 1 << 28
+    for _ in range(5):
+        cube = shift_left(multiply_high(multiply_high(y, y), y), 6)
+        y = shift_left(multiply_high(three_halves, y) - multiply_high(half, cube), 3)
+    y = multiply_high(y, 1518500250)
+    if places < 0:
+        y, places = y << -places, 0
+    return y, -places
+
+
 def byte_table(function: Callable[[int], int]) -> Table:
     """The 256 answers of a function of an int8, in the order ek_lookup_s8 wants."""
     values = [function(x) for x in (*range(128), *range(-128, 0))]

@@ -48,6 +48,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
     return (
         *(dsp.fully_connected(node, scales, target) if weights_zero == 0 else ()),
+        *(dsp.matrix_rows(node, scales, target) if weights_zero == 0 else ()),
         *(mve.fully_connected(node, scales, target) if weights_zero == 0 else ()),
         *(m0.fully_connected(node, result, target) if weights_zero == 0 else ()),
         Kernel(

@@ -12,17 +12,24 @@ from edgekit.engines.aot.ir import Program
 from edgekit.engines.aot.passes import (
     channels,
     fuse_activations,
+    fuse_float,
     fuse_padding,
     remove_unused,
     schedule,
     simplify,
+    splits,
     views,
 )
 
 Pass = Callable[[Program], Program]
 
 #: Always run: without them some models could not be lowered at all.
-NORMALIZE: tuple[Pass, ...] = (simplify.run, remove_unused.run)
+NORMALIZE: tuple[Pass, ...] = (
+    simplify.run,
+    splits.run,
+    fuse_float.run,
+    remove_unused.run,
+)
 
 #: Run in this order. Fusion comes before the channels, so that these see what is left of the
 #: padding; views come after them, since a view needs the same elements on both sides.
