@@ -312,6 +312,9 @@ def failure_of(output: CompilerOutput, returncode: int) -> tuple[EdgekitError, b
         what = what.format(*(shown(group) for group in match.groups()))
     if found is _UNEXPLAINED and output.elapsed_ms is not None and output.succeeded is None:
         what = "edgetpu_compiler stopped before it said that the compilation succeeded"
+    if found is _UNEXPLAINED and (returncode < 0 or returncode > 128):
+        # killed: a shell reports 128 and the signal's number
+        what = "edgetpu_compiler crashed"
     if found is _UNEXPLAINED:
         what += f" (exit code {returncode})" if returncode else " (and exited with code 0)"
     return found.error(what, _place(output), found.fix), found.intermittent
