@@ -378,8 +378,8 @@ ek_dw3_gather_row_mve(const ek_dw3_mve_map_t *map, const int8_t *in, int8_t *to,
     }
 }
 
-/* in [in_h][in_w][channels], out [out_h][out_w][channels], out_w 2 to 160 / stride. All numbers but the
- * zero points and the clamp are literals. weights: 8 zeros, then [channels][3 columns][3 rows and
+/* in [in_h][in_w][channels], out [out_h][out_w][channels], out_w 2 to 160 / stride. All numbers
+ * but the zero points and the clamp are literals. weights: 8 zeros, then [channels][3 columns][3 rows and
  * a zero] with four zeros after each. requant: [channels][3] bias, multiplier, negated right
  * shift; for EK_ANY [channels][4] with the left shift after the bias.
  * strip: rows of tiles that are held at a time. tiles: (strip + 2) * EK_DW3_PITCH bytes, aligned

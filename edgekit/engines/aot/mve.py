@@ -197,7 +197,8 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
         requires=("mve",),
         scratch_bytes=2 * depth + _LANES,
         overlaps=(Overlap(max_shift=reach),),
-        cost=pairs * (len(blocks) * per_block + gather),
+        cost=pairs * (len(blocks) * per_block + gather)
+        + (60 if tail else 50 + pixels % 2 * (len(blocks) * per_block + 70)),
     )
     if not tail or stride[1] < 1:
         return (columns,)
@@ -305,12 +306,13 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
         "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "strip": strip,
     }  # fmt: skip
     blocks, rest = divmod(out_w, 4)
-    eight = 13 + 8 * stride + requant.instructions(2) + 2
-    four = 8 + 4 * stride + requant.instructions(1) + 2
-    per_pair = blocks * eight + (0, four, four, eight if blocks else 2 * four)[rest] + 6
-    pairs = -(-out_h // 2)
-    gathered = min(in_w, columns - pad[1])
-    gather = (rows + 1) * (7 * -(-gathered // 8) + 3) + 60
+    more = (9, 1, 0)[requant.mode] + 6 * requant.clamps
+    eight = 14 + 8 * stride + requant.instructions(2) + more
+    four = 10 + 4 * stride + requant.instructions(1) + more
+    per_pair = blocks * eight + (0, four, four, eight if blocks else 2 * four)[rest] + 4 + stride
+    gathers = -(-min(in_w, columns - pad[1]) // 8)
+    per_channel = -(-out_h // 2) * per_pair + (rows + 1) * (8 * gathers + 1) + 30 * gathers
+    strips = -(-rows // strip)
     return (
         Kernel(
             function="ek_depthwise_conv_2d_3x3_s8_mve",
@@ -333,7 +335,7 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
             scratch_bytes=(strip + 2) * pitch,
             # Channel c of the output overwrites nothing but channel c of the input.
             overlaps=(Overlap(min_shift=0, max_shift=0),),
-            cost=channels * (pairs * per_pair + gather + 60) + 200,
+            cost=channels * (per_channel + 100 + 70 * (strips - 1)) + 250 + pitch * (strip + 2) / 8,
         ),
     )
 
