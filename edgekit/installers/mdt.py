@@ -34,6 +34,8 @@ _INSTALL = {
 }
 _SSH = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 RUNNER = "remote_runner.py"
+#: A line of `mdt devices`: the board's name, then its address.
+_BOARD = re.compile(r"[\w-]+\s+\(?(\d+(\.\d+){3}|[0-9a-fA-F]*:[0-9a-fA-F:]+)")
 _SETUP = "on the board: sudo apt update && sudo apt install libedgetpu1-std python3-tflite-runtime"
 
 
@@ -156,11 +158,7 @@ def _require_board(text: str, step: Step) -> str:
     Raises:
         DeviceError: the list is empty.
     """
-    boards = [
-        line.strip()
-        for line in text.splitlines()
-        if re.match(r"^[\w-]+\s+\(?[\d.:a-fA-F]+\)?", line.strip())
-    ]
+    boards = [line.strip() for line in text.splitlines() if _BOARD.match(line.strip())]
     if not boards:
         raise DeviceError(
             "mdt finds no Dev Board",

@@ -180,10 +180,15 @@ def find_package() -> tuple[str, str]:
 
 
 def _exists(module: str) -> bool:
+    """Whether a module is installed; nothing is imported, not even the package it is in."""
+    package, *rest = module.split(".")
     try:
-        return importlib.util.find_spec(module) is not None
+        spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return False
+    folders = (spec.submodule_search_locations or []) if spec is not None else []
+    inside = Path(*rest[:-1], f"{rest[-1]}.py")
+    return any((Path(folder) / inside).is_file() for folder in folders)
 
 
 class EdgeTpuRunner:
