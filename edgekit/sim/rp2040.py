@@ -71,22 +71,37 @@ class AtomicBus(Bus):
         return super().write(address, nbytes, value & 0xFFFFFFFF)
 
 
-class _Resets(Device):
-    def __init__(self) -> None:
-        # the boot ROM has released the flash's pins
-        super().__init__("RESETS", 0x4000C000, 0x1000, {0: 0x01FFFFFF & ~(1 << 6 | 1 << 9)})
+class Resets(Device):
+    """Holds blocks in reset; the boot ROM has released the flash's pins (``released``)."""
+
+    def __init__(
+        self,
+        base: int = 0x4000C000,
+        blocks: int = 0x01FFFFFF,
+        released: int = 1 << 6 | 1 << 9,
+    ) -> None:
+        super().__init__("RESETS", base, 0x1000, {0: blocks & ~released})
+        self._blocks = blocks
 
     def read(self, offset: int) -> int:
         if offset == 0x08:  # RESET_DONE
-            return ~self.peek(0) & 0x01FFFFFF
+            return ~self.peek(0) & self._blocks
         return super().read(offset)
 
+    def gate_of(self, bit: int) -> Callable[[], str | None]:
+        """What keeps the block with a bit from working."""
 
-class _Xosc(Device):
+        def problem() -> str | None:
+            return f"is held in reset (RESETS bit {bit})" if self.peek(0) >> bit & 1 else None
+
+        return problem
+
+
+class Xosc(Device):
     CTRL, STATUS, STARTUP = 0x00, 0x04, 0x0C
 
-    def __init__(self, board: Board, hz: float) -> None:
-        super().__init__("XOSC", 0x40024000, 0x1000, {self.STARTUP: 0xC4})
+    def __init__(self, board: Board, hz: float, base: int = 0x40024000) -> None:
+        super().__init__("XOSC", base, 0x1000, {self.STARTUP: 0xC4})
         self._board = board
         self._hz = hz
         self._stable_at: int | None = None
@@ -114,7 +129,7 @@ class _Xosc(Device):
                 self._stable_at = None
 
 
-class _Pll(Device):
+class Pll(Device):
     CS, PWR, FBDIV, PRIM = 0x00, 0x04, 0x08, 0x0C
 
     def __init__(self, name: str, base: int, board: Board, reference: Callable[[], float]) -> None:
@@ -176,12 +191,19 @@ class _Pll(Device):
         self._locked_at = None
 
 
-class _Clocks(Device):
+class Clocks(Device):
+    """The clock generators; dividers and limits are those of the RP2040."""
+
+    BASE = 0x40008000
+    #: out of reset: all dividers 1
+    RESET = {0x34: 0x100, 0x40: 0x100}
+    LIMIT_HZ = 133 * _MHZ
+    ROSC_HZ = _ROSC_HZ
     REF_CTRL, REF_DIV, REF_SELECTED = 0x30, 0x34, 0x38
     SYS_CTRL, SYS_DIV, SYS_SELECTED, PERI_CTRL = 0x3C, 0x40, 0x44, 0x48
 
-    def __init__(self, xosc: _Xosc, xosc_hz: float, plls: dict[str, _Pll], board: Board) -> None:
-        super().__init__("CLOCKS", 0x40008000, 0x1000, {self.REF_DIV: 0x100, self.SYS_DIV: 0x100})
+    def __init__(self, xosc: Xosc, xosc_hz: float, plls: dict[str, Pll], board: Board) -> None:
+        super().__init__("CLOCKS", self.BASE, 0x1000, self.RESET)
         self._xosc = xosc
         self._xosc_hz = xosc_hz
         self._plls = plls
@@ -189,7 +211,7 @@ class _Clocks(Device):
 
     def _source(self, name: str) -> float:
         if name == "ROSC":
-            return _ROSC_HZ
+            return self.ROSC_HZ
         if name == "XOSC":
             if not self._xosc.stable():
                 raise BoardFault("a clock was switched to the crystal, which is not stable")
@@ -203,7 +225,17 @@ class _Clocks(Device):
             hz = self._source(("PLL_USB", "ROSC", "ROSC", "ROSC")[control >> 5 & 3])
         else:
             hz = self._source("XOSC" if source == 2 else "ROSC")
-        return hz / ((self.peek(self.REF_DIV) >> 8 & 3) or 4)
+        return hz / self.ref_divider()
+
+    def ref_divider(self) -> int:
+        return (self.peek(self.REF_DIV) >> 8 & 3) or 4
+
+    def sys_divider(self) -> float:
+        divider = self.peek(self.SYS_DIV)
+        return (divider >> 8 or 1 << 16) + (divider & 0xFF) / 256
+
+    def peri_divider(self) -> int:
+        return 1
 
     def sys_hz(self) -> float:
         control = self.peek(self.SYS_CTRL)
@@ -212,17 +244,16 @@ class _Clocks(Device):
             hz = self._source(names[min(control >> 5 & 7, 3)])
         else:
             hz = self.ref_hz()
-        divider = self.peek(self.SYS_DIV)
-        return hz / ((divider >> 8 or 1 << 16) + (divider & 0xFF) / 256)
+        return hz / self.sys_divider()
 
     def peri_hz(self) -> float:
         control = self.peek(self.PERI_CTRL)
         if not control >> 11 & 1:
             raise BoardFault("clk_peri is off (CLK_PERI_CTRL.ENABLE)")
         source = control >> 5 & 7
-        if source == 0:
-            return self.sys_hz()
-        return self._source(("", "PLL_SYS", "PLL_USB", "ROSC", "XOSC")[min(source, 4)])
+        names = ("", "PLL_SYS", "PLL_USB", "ROSC", "XOSC")
+        hz = self._source(names[min(source, 4)]) if source else self.sys_hz()
+        return hz / self.peri_divider()
 
     def read(self, offset: int) -> int:
         if offset == self.REF_SELECTED:
@@ -236,19 +267,27 @@ class _Clocks(Device):
         super().write(offset, value)
         if offset == self.SYS_CTRL and (before & value & 1) and (before ^ value) & 0xE0:
             raise BoardFault("CLK_SYS_CTRL.AUXSRC changed while clk_sys runs on it (2.15.3.2)")
-        if self.sys_hz() > 133 * _MHZ:
-            raise BoardFault(f"clk_sys would be {self.sys_hz() / _MHZ:g} MHz, beyond 133 MHz")
+        hz, limit = self.sys_hz() / _MHZ, self.LIMIT_HZ / _MHZ
+        if hz > limit:
+            raise BoardFault(f"clk_sys would be {hz:g} MHz, beyond {limit:g} MHz")
 
 
-class _Timer(Device):
-    """A 64-bit count of microseconds, as the watchdog's tick makes them."""
+class Timer(Device):
+    """A 64-bit count of ticks, each so many cycles of clk_ref (0: none come)."""
 
     HIGH, LOW, RAW_HIGH, RAW_LOW = 0x08, 0x0C, 0x24, 0x28
 
-    def __init__(self, board: Board, watchdog: Device, ref_hz: Callable[[], float]) -> None:
-        super().__init__("TIMER", 0x40054000, 0x1000)
+    def __init__(
+        self,
+        board: Board,
+        tick_cycles: Callable[[], int],
+        ref_hz: Callable[[], float],
+        name: str = "TIMER",
+        base: int = 0x40054000,
+    ) -> None:
+        super().__init__(name, base, 0x1000)
         self._board = board
-        self._watchdog = watchdog
+        self._tick_cycles = tick_cycles
         self._ref_hz = ref_hz
         self._from = 0
         self._held = 0.0
@@ -259,11 +298,11 @@ class _Timer(Device):
         self._held, self._from = self._count(), self._board.counter.now
 
     def _count(self) -> float:
-        tick = self._watchdog.peek(0x2C)
-        if not tick >> 9 & 1 or not tick & 0x1FF:
+        cycles = self._tick_cycles()
+        if not cycles:
             return self._held
         seconds = (self._board.counter.now - self._from) / MILLI / self._board.cpu_hz()
-        return self._held + seconds * self._ref_hz() / (tick & 0x1FF)
+        return self._held + seconds * self._ref_hz() / cycles
 
     def read(self, offset: int) -> int:
         count = int(self._count())
@@ -279,7 +318,11 @@ class _Timer(Device):
 class _Watchdog(Device):
     def __init__(self) -> None:
         super().__init__("WATCHDOG", 0x40058000, 0x1000, {0x2C: 0x200})
-        self.timer: _Timer | None = None
+        self.timer: Timer | None = None
+
+    def tick_cycles(self) -> int:
+        tick = self.peek(0x2C)
+        return tick & 0x1FF if tick >> 9 & 1 else 0
 
     def read(self, offset: int) -> int:
         value = super().read(offset)
@@ -342,7 +385,7 @@ class _Ssi(Device):
         return 0 if offset == self.DR0 else super().peek(offset)
 
 
-class _Sio(Device):
+class Sio(Device):
     """The single-cycle I/O block: outputs with their set, clear and flip registers (2.3.1.2), and
     the integer divider (2.3.1.5), whose results are ready at once."""
 
@@ -400,8 +443,8 @@ class Rp2040:
         board.bus = bus
         target = board.target
         crystal = float(target.sim.get("xosc_hz", 12 * _MHZ))
-        self._resets = _Resets()
-        xosc = _Xosc(board, crystal)
+        self._resets = Resets()
+        xosc = Xosc(board, crystal)
 
         def reference() -> float:
             if not xosc.stable():
@@ -409,12 +452,12 @@ class Rp2040:
             return crystal
 
         plls = {
-            "PLL_SYS": _Pll("PLL_SYS", 0x40028000, board, reference),
-            "PLL_USB": _Pll("PLL_USB", 0x4002C000, board, reference),
+            "PLL_SYS": Pll("PLL_SYS", 0x40028000, board, reference),
+            "PLL_USB": Pll("PLL_USB", 0x4002C000, board, reference),
         }
-        self._clocks = _Clocks(xosc, crystal, plls, board)
+        self._clocks = Clocks(xosc, crystal, plls, board)
         watchdog = _Watchdog()
-        timer = _Timer(board, watchdog, self._clocks.ref_hz)
+        timer = Timer(board, watchdog.tick_cycles, self._clocks.ref_hz)
         watchdog.timer = timer
         self._io = Device("IO_BANK0", 0x40014000, 0x1000, {4 + 8 * n: 0x1F for n in range(30)})
         pads = Device("PADS_BANK0", 0x4001C000, 0x1000, {4 + 4 * n: 0x56 for n in range(30)})
@@ -425,7 +468,7 @@ class Rp2040:
             Device("PSM", 0x40010000, 0x1000, {0x0C: 0x1FFFF}),
             Device("ROSC", 0x40060000, 0x1000, {0x18: 1 << 31}),
             Device("VREG_AND_CHIP_RESET", 0x40064000, 0x1000),
-            _Sio(),
+            Sio(),
         ):  # fmt: skip
             bus.add(device)
         baud = int(target.link.get("baud", 115200))
@@ -442,15 +485,7 @@ class Rp2040:
         for device in bus.devices:
             bit = _RESETS.get(device.name)
             if bit is not None:
-                device.gate = self._gate(bit)
-
-    def _gate(self, bit: int) -> Callable[[], str | None]:
-        def problem() -> str | None:
-            if self._resets.peek(0) >> bit & 1:
-                return f"is held in reset (RESETS bit {bit})"
-            return None
-
-        return problem
+                device.gate = self._resets.gate_of(bit)
 
     def _check_pins(self) -> None:
         for role in ("tx", "rx"):

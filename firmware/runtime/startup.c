@@ -115,11 +115,21 @@ __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
 #define FPU_ON
 #endif
 
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+/* MSPLIM: a boot ROM's stack may have been elsewhere, and its limit above ours */
+#define STACK_LIMIT_OFF   \
+    "movs r0, #0\n"       \
+    "msr msplim, r0\n"
+#else
+#define STACK_LIMIT_OFF
+#endif
+
 /* In assembly: it must not use a stack frame below the part that is painted, and no compiler may
  * move an FPU instruction before the FPU is on. */
 __attribute__((naked, used)) void ek_reset_handler(void)
 {
     __asm volatile(".syntax unified\n"
+                   STACK_LIMIT_OFF
                    "ldr r0, =__ek_stack_top\n"
                    "mov sp, r0\n"
                    FPU_ON

@@ -33,6 +33,9 @@ BOARDS = [
     "nucleo-u575zi-q",
     "nucleo-g0b1re",
     "pico",
+    "nucleo-f446re",
+    "nano33ble",
+    "pico2",
     "mps2-an386",
     "corstone-300",
 ]
@@ -123,8 +126,25 @@ def test_the_second_boot_stage_has_its_checksum(toy_firmware: Make, compiler: st
     assert boot2_checksum(b"123456789") == 0x0376E6E7
 
 
-def test_uf2(toy_firmware: Make) -> None:
-    firmware = toy_firmware("pico", "gcc")
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_image_definition_is_where_the_boot_rom_looks(
+    toy_firmware: Make, compiler: str
+) -> None:
+    firmware = toy_firmware("pico2", compiler)
+    image = firmware.images["bin"].read_bytes()
+    # RP2350 datasheet 5.9.5.1, word by word, behind the vector table
+    block = struct.pack("<5I", 0xFFFFDED3, 0x10210142, 0x000001FF, 0, 0xAB123579)
+    assert image.count(block) == 1 and 64 <= image.index(block) < 4096 - len(block)
+    assert image.index(block) % 4 == 0
+    start, content = flat_image(firmware.elf)
+    assert start == 0x10000000 and content == image
+    # no VECTOR_TABLE item: the image starts with its vectors
+    assert struct.unpack_from("<I", image, 4)[0] & 1
+
+
+@pytest.mark.parametrize(("board", "wanted"), [("pico", 0xE48BFF56), ("pico2", 0xE48BFF59)])
+def test_uf2(toy_firmware: Make, board: str, wanted: int) -> None:
+    firmware = toy_firmware(board, "gcc")
     blocks, image = firmware.images["uf2"].read_bytes(), firmware.images["bin"].read_bytes()
     assert len(blocks) == 512 * -(-len(image) // 256)
     content = b""
@@ -136,7 +156,7 @@ def test_uf2(toy_firmware: Make) -> None:
         assert (magic, second, flags) == (0x0A324655, 0x9E5D5157, 0x2000)
         assert block[-4:] == struct.pack("<I", 0x0AB16F30)
         assert (address, size) == (0x10000000 + 256 * index, 256)
-        assert (number, count, family) == (index, len(blocks) // 512, 0xE48BFF56)
+        assert (number, count, family) == (index, len(blocks) // 512, wanted)
         content += block[32 : 32 + 256]
     assert content.rstrip(b"\0") == image.rstrip(b"\0")
 

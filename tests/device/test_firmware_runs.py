@@ -31,8 +31,15 @@ VIRTUAL = [
     ("nucleo-u575zi-q", "gcc"),
     ("nucleo-g0b1re", "gcc"),
     ("pico", "gcc"),
+    ("nucleo-f446re", "gcc"),
+    ("nano33ble", "gcc"),
+    ("nrf52840dk", "gcc"),
+    ("pico2", "gcc"),
     ("nucleo-l4r5zi", "zig"),
     ("nucleo-g0b1re", "zig"),
+    ("nucleo-f446re", "zig"),
+    ("nano33ble", "zig"),
+    ("pico2", "zig"),
 ]
 QEMU = [("mps2-an386", "gcc"), ("mps2-an500", "zig"), ("corstone-300", "gcc")]
 ALL = [("virtual", *row) for row in VIRTUAL] + [("qemu", *row) for row in QEMU]

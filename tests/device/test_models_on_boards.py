@@ -26,7 +26,16 @@ MODELS = {
     "digits": None,
 }
 REAL = {"kws": "kws01.npz", "vww": "vww01.npz"}
-BOARDS = ("nucleo-l4r5zi", "nucleo-h7a3zi-q", "nucleo-u575zi-q", "nucleo-g0b1re", "pico")
+BOARDS = (
+    "nucleo-l4r5zi",
+    "nucleo-h7a3zi-q",
+    "nucleo-u575zi-q",
+    "nucleo-g0b1re",
+    "pico",
+    "nucleo-f446re",
+    "nano33ble",
+    "pico2",
+)
 QEMU = ("mps2-an386", "corstone-300")
 DIGITS = Path(__file__).resolve().parents[2] / "edgekit" / "examples" / "digits"
 
