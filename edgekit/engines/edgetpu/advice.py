@@ -174,9 +174,9 @@ def advise(graph: Graph, op: Op, refusal: Refusal, framework: Framework, blocker
             f"it maps by itself: change operator {blocker.index} {blocker.kind}, or move it "
             "behind this one"
         )
-    if "not fixed" in refusal.reason:
+    if "computed, not a constant" in refusal.reason:
         return (
-            "Input(batch_shape=(1, ...)): a fixed batch and fixed sizes",
+            "Input(batch_shape=(1, ...)) with fixed sizes, so that shapes become constants",
             "export with a fixed example input, without dynamic_axes",
         )[column]
     if "innermost" in refusal.reason:

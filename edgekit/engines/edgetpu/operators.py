@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 NOT_SUPPORTED = "Operation not supported"
 DATA_TYPE = "Operation is working on an unsupported data type"
 LIMITATION = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
+RANK = "Tensor has unsupported rank (up to 3 innermost dimensions mapped)"
 SUBGRAPH = "More than one subgraph is not supported"
-DYNAMIC = "Operation is working on a dynamic-sized tensor"
 
 #: On-chip memory for parameters and activations together.
 ONCHIP_BYTES = 8 << 20
@@ -76,10 +76,9 @@ def refusal(graph: Graph, op: Op) -> Refusal | None:
         status = NOT_SUPPORTED if _data_type(graph, op) is None else DATA_TYPE
         return Refusal(status, f"the Edge TPU has no {_shown_kind(op.kind)}")
     return (
-        _dynamic(graph, op)
+        _constants(graph, op)
         or _data_type(graph, op)
         or _dimensions(graph, op)
-        or _constants(graph, op)
         or _limited(rule(graph, op))
     )
 
@@ -107,15 +106,6 @@ def activations(graph: Graph, op: Op) -> list[Tensor]:
     return [t for t in tensors if not t.is_constant and not t.is_variable]
 
 
-def _dynamic(graph: Graph, op: Op) -> Refusal | None:
-    for tensor in activations(graph, op):
-        # A batch that is not fixed in the signature still has the shape of the file.
-        if any(dim < 0 for dim in tensor.shape_signature[1:]):
-            name = shown(tensor.name)
-            return Refusal(DYNAMIC, f"the shape of '{name}' is not fixed in the file")
-    return None
-
-
 def _data_type(graph: Graph, op: Op) -> Refusal | None:
     for tensor in activations(graph, op):
         if tensor.dtype in _DTYPES:
@@ -131,7 +121,7 @@ def _dimensions(graph: Graph, op: Op) -> Refusal | None:
         if any(dim > 1 for dim in tensor.shape[:-3]):
             shape = "x".join(map(str, tensor.shape))
             return Refusal(
-                LIMITATION,
+                RANK,
                 f"'{shown(tensor.name)}' is {shape}: only the three innermost dimensions may be "
                 "greater than 1",
             )
@@ -144,7 +134,7 @@ _CONSTANT_INPUTS = {
     "TRANSPOSE_CONV": (0, 1, 3), "PRELU": (1,), "PAD": (1,), "MEAN": (1,), "SUM": (1,),
     "REDUCE_MAX": (1,), "REDUCE_MIN": (1,), "RESIZE_BILINEAR": (1,),
     "RESIZE_NEAREST_NEIGHBOR": (1,), "TRANSPOSE": (1,), "STRIDED_SLICE": (1, 2, 3),
-    "SLICE": (1, 2), "SPLIT": (0,), "TILE": (1,), "EXPAND_DIMS": (1,),
+    "RESHAPE": (1,), "SLICE": (1, 2), "SPLIT": (0,), "TILE": (1,), "EXPAND_DIMS": (1,),
 }  # fmt: skip
 
 

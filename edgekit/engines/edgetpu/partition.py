@@ -198,6 +198,14 @@ def _refused(model: Model) -> tuple[str, ...]:
 
 def _notes(graph: Graph, mapped: set[int]) -> tuple[str, ...]:
     notes = []
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        if any(dim < 0 for dim in tensor.shape_signature[1:]):
+            shape = "x".join(map(str, tensor.shape))
+            notes.append(
+                f"the sizes of input '{shown(tensor.name)}' are not fixed in the file: it is "
+                f"compiled for {shape}"
+            )
     for op in graph.ops:
         if op.index not in mapped:
             continue
