@@ -315,7 +315,7 @@ class StmUartV1(Device):
         super().__init__(name, base)
         self._kernel_hz = kernel_hz
         self._check_pins = check_pins
-        self._status_read = False
+        self._told = False  # SR was read and showed an overrun
         self.wire = Wire(board, line, line_baud, self.rate)
 
     def rate(self) -> float | None:
@@ -345,14 +345,12 @@ class StmUartV1(Device):
                 status |= 1 << 7  # TXE
             if not outstanding:
                 status |= 1 << 6  # TC
-            self._status_read = True
+            self._told = bool(status & 1 << 3)
             return status
         if offset == self.DR:
-            byte = self.wire.take()
-            if self._status_read:  # SR and then DR clear the errors
-                self.wire.overrun = False
-            self._status_read = False
-            return byte
+            if self._told:  # SR and then DR clear the errors
+                self.wire.overrun = self._told = False
+            return self.wire.take()
         return super().read(offset)
 
     def write(self, offset: int, value: int) -> None:

@@ -18,8 +18,8 @@ from edgekit.targets import Target, filter_targets, list_targets, load_target, r
 
 NAMES = (
     "host nucleo-l4r5zi nucleo-f446re nucleo-h7a3zi-q nucleo-u575zi-q nucleo-g0b1re nano33ble pico"
-    " pico2 nrf52840dk esp32-s3 esp32-c3 corstone-300 mps2-an386 mps2-an500 coral-usb coral-devboard"
-    " coral-micro linux android"
+    " pico2 nrf52840dk esp32-s3 esp32-c3 corstone-300 mps2-an386 mps2-an500 coral-usb"
+    " coral-devboard coral-micro linux android"
 ).split()
 
 GOOD = """\
