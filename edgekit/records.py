@@ -115,6 +115,8 @@ class Step:
     weights_bytes: int = 0
     #: shape of what is materialised, before ``layout`` rearranges it
     shape: tuple[int, ...] = ()
+    #: rows (axis 1, first and end) of the tensor, where the step makes only some of them
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

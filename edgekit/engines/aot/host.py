@@ -61,11 +61,13 @@ class StepReference:
 
 
 def step_bytes(step: Step, tensor: NDArray[Any]) -> bytes:
-    """A tensor of the model as a step materialises it: live channels, then the layout.
+    """A tensor of the model as a step materialises it: rows, live channels, then the layout.
 
     Raises:
         UsageError: the step has a layout that this version does not know.
     """
+    if step.rows is not None:
+        tensor = tensor[:, step.rows[0] : step.rows[1]]
     if step.channels is not None:
         tensor = tensor[..., list(step.channels)]
     if step.layout == "nchw":

@@ -49,6 +49,37 @@ class Program:
     channels: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     #: a tensor that is another one's memory under a different shape: view -> viewed
     views: Mapping[int, int] = field(default_factory=dict)
+    #: where a view starts in what it views, in bytes; 0 where it is not named
+    view_offsets: Mapping[int, int] = field(default_factory=dict)
+    #: tensors that are some rows (axis 1) of a model's tensor: -> (tensor, first row, end)
+    rows: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    #: rolling buffers (homes) and the model's tensor whose rows pass through them
+    windows: Mapping[int, int] = field(default_factory=dict)
+    #: place of each step on the planner's time line; steps of one place repeat in turn with
+    #: those of the places beside it. Empty: every step has a place of its own
+    slots: tuple[int, ...] = ()
+    #: slots (first, last) that a home must survive, besides those that touch it
+    spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    #: stages' outputs that may lie over a stage's input: (output, input) -> greatest shift
+    shares: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def offset(self, tensor: int) -> int:
+        """Where ``tensor`` starts in its home, in bytes."""
+        total = 0
+        while tensor in self.views:
+            total += self.view_offsets.get(tensor, 0)
+            tensor = self.views[tensor]
+        return total
+
+    def origin(self, tensor: int) -> int:
+        """The model's tensor that ``tensor`` holds, or some rows of it."""
+        if tensor in self.rows:
+            return self.rows[tensor][0]
+        return self.windows.get(tensor, tensor)
+
+    def slot(self, position: int) -> int:
+        """Where the step at ``position`` is on the planner's time line."""
+        return self.slots[position] if self.slots else position
 
     def home(self, tensor: int) -> int:
         """The tensor whose memory ``tensor`` is in."""

@@ -26,7 +26,7 @@ class Layout:
     #: per step, with the literals that the plan's overlaps ask for
     kernels: tuple[Kernel, ...]
     plan: Plan
-    #: offset by tensor (a view's is its home's)
+    #: offset by tensor (a view's is where it starts in its home)
     offsets: dict[int, int]
     #: offset of each step's scratch, 0 where it has none
     scratch: tuple[int, ...]
@@ -51,14 +51,15 @@ def arrange(
     )
     homes = {b.tensor: b.offset for b in placed if b.role != "scratch"}
     offsets = {
-        index: homes[program.home(index)]
+        index: homes[program.home(index)] + program.offset(index)
         for index in program.tensors
         if program.home(index) in homes
     }
-    scratch = [0] * len(kernels)
-    for b in placed:
-        if b.role == "scratch":
-            scratch[b.first] = b.offset
+    working = {b.first: b.offset for b in placed if b.role == "scratch"}
+    scratch = [
+        working[program.slot(position)] if kernel.scratch_bytes else 0
+        for position, kernel in enumerate(kernels)
+    ]
     final = tuple(
         _walking(program, step, kernel, offsets)
         for step, kernel in zip(program.steps, kernels, strict=True)
@@ -71,7 +72,7 @@ def arrange(
             _step(program, index, step, kernel, offsets)
             for index, (step, kernel) in enumerate(zip(program.steps, final, strict=True))
         ),
-        buffers=placed,
+        buffers=_by_steps(program, placed),
         inputs=tuple(_view(program, index, offsets) for index in program.inputs),
         outputs=tuple(_view(program, index, offsets) for index in program.outputs),
     )
@@ -99,16 +100,19 @@ def _activation(program: Program, index: int) -> bool:
 
 
 def _buffers(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> list[Buffer]:
-    """Every buffer with its lifetime; offsets are still 0."""
-    final = max(len(program.steps) - 1, 0)
+    """Every buffer with its lifetime in slots; offsets are still 0."""
+    final = max((program.slot(i) for i in range(len(program.steps))), default=0)
     first: dict[int, int] = {program.home(index): 0 for index in program.inputs}
     last: dict[int, int] = dict(first)
     for position, step in enumerate(program.steps):
+        slot = program.slot(position)
         for index in (*step.inputs, *step.outputs):
             if _activation(program, index):
                 home = program.home(index)
-                first.setdefault(home, position)
-                last[home] = position
+                first[home] = min(first.get(home, slot), slot)
+                last[home] = max(last.get(home, slot), slot)
+    for home, (start, end) in program.spans.items():
+        first[home], last[home] = min(first[home], start), max(last[home], end)
     inputs = {program.home(index) for index in program.inputs}
     outputs = {program.home(index) for index in program.outputs}
     for home in outputs | (inputs if keep_input else set()):
@@ -121,11 +125,38 @@ def _buffers(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> l
         if home in inputs or home in outputs:
             role = "input" if home in inputs else "output"
         buffers.append(Buffer(tensor.name, role, 0, tensor.nbytes, first[home], last[home], home))
+    working: dict[int, int] = {}
     for position, kernel in enumerate(kernels):
-        if kernel.scratch_bytes:
-            name = f"scratch of step {position}"
-            buffers.append(Buffer(name, "scratch", 0, kernel.scratch_bytes, position, position))
+        slot = program.slot(position)
+        working[slot] = max(working.get(slot, 0), kernel.scratch_bytes)
+    for slot, nbytes in sorted(working.items()):
+        if nbytes:
+            name = f"scratch of step {_positions(program, slot)[0]}"
+            buffers.append(Buffer(name, "scratch", 0, nbytes, slot, slot))
     return buffers
+
+
+def _positions(program: Program, slot: int) -> tuple[int, int]:
+    """The first and the last step of a slot."""
+    if not program.slots:
+        return slot, slot
+    found = [i for i, other in enumerate(program.slots) if other == slot]
+    return found[0], found[-1]
+
+
+def _by_steps(program: Program, buffers: Sequence[Buffer]) -> tuple[Buffer, ...]:
+    """The buffers with lifetimes in steps, and the model's tensors in the place of windows."""
+    if not program.slots:
+        return tuple(buffers)
+    return tuple(
+        replace(
+            b,
+            first=_positions(program, b.first)[0],
+            last=_positions(program, b.last)[1],
+            tensor=program.origin(b.tensor) if b.tensor >= 0 else b.tensor,
+        )
+        for b in buffers
+    )
 
 
 def _alignments(
@@ -138,9 +169,12 @@ def _alignments(
                 home = program.home(index)
                 element = CTYPE_BYTES[CTYPES[program.tensors[index].dtype]]
                 wanted[home] = max(wanted.get(home, _WORD), kernel.align_bytes, element)
+    working: dict[int, int] = {}
+    for position, kernel in enumerate(kernels):
+        slot = program.slot(position)
+        working[slot] = max(working.get(slot, 1), kernel.scratch_align)
     return [
-        kernels[b.first].scratch_align if b.role == "scratch" else wanted.get(b.tensor, _WORD)
-        for b in buffers
+        working[b.first] if b.role == "scratch" else wanted.get(b.tensor, _WORD) for b in buffers
     ]
 
 
@@ -152,32 +186,51 @@ def _permissions(
     lasting = {program.home(index) for index in program.outputs}
     lasting |= {program.home(index) for index in program.inputs} if keep_input else set()
     place = {b.tensor: i for i, b in enumerate(buffers) if b.role != "scratch"}
-    found = []
+    # None: a step of the slot does not permit it
+    found: dict[tuple[int, int], list[tuple[planner.Range, ...]] | None] = {}
     for position, (step, kernel) in enumerate(zip(program.steps, kernels, strict=True)):
-        for slot, index in enumerate(step.outputs):
+        slot = program.slot(position)
+        for number, index in enumerate(step.outputs):
             out = place[program.home(index)]
-            if buffers[out].first != position or program.home(index) in program.inputs:
+            if buffers[out].first != slot or program.home(index) in program.inputs:
                 continue
             dying: dict[int, list[int]] = {}
             for use, tensor in enumerate(step.inputs):
                 if _activation(program, tensor):
                     dying.setdefault(place[program.home(tensor)], []).append(use)
             for item, uses in dying.items():
-                if item == out or buffers[item].last != position:
+                if item == out or buffers[item].last != slot or buffers[item].tensor in lasting:
                     continue
-                if buffers[item].tensor in lasting:
-                    continue
-                groups = tuple(
-                    tuple(
-                        planner.Range(o.min_shift, o.max_shift, o.multiple)
-                        for o in kernel.overlaps
-                        if o.input == use and o.output == slot
-                    )
-                    for use in uses
-                )
-                if all(groups):
-                    found.append(planner.Permission(out, item, groups))
-    return tuple(found)
+                groups = [_ranges(program, step, kernel, use, number) for use in uses]
+                before = found.setdefault((out, item), [])
+                if before is None or not all(groups):
+                    found[out, item] = None
+                else:
+                    before.extend(g for g in groups if g not in before)
+    for (output, into), shift in program.shares.items():
+        if into not in lasting:
+            found[place[output], place[into]] = [(planner.Range(high=shift),)]
+    return tuple(
+        planner.Permission(out, item, tuple(groups))
+        for (out, item), groups in found.items()
+        if groups
+    )
+
+
+def _ranges(
+    program: Program, step: Instruction, kernel: Kernel, use: int, number: int
+) -> tuple[planner.Range, ...]:
+    """A kernel's permissions as differences of the homes' offsets."""
+    apart = program.offset(step.outputs[number]) - program.offset(step.inputs[use])
+    return tuple(
+        planner.Range(
+            None if o.min_shift is None else o.min_shift - apart,
+            None if o.max_shift is None else o.max_shift - apart,
+            o.multiple,
+        )
+        for o in kernel.overlaps
+        if o.input == use and o.output == number and apart % o.multiple == 0
+    )
 
 
 def _walking(
@@ -217,16 +270,17 @@ def _step(
         kind=step.kind,
         name=out.name,
         ops=step.ops,
-        tensor=out.index,
+        tensor=program.origin(out.index),
         offset=offsets[out.index],
         nbytes=out.nbytes,
         macs=select.macs(program, step),
         kernel=kernel.function,
-        channels=program.channels.get(out.index),
+        channels=program.channels.get(program.origin(out.index)),
         layout=kernel.output_layout,
         scratch_bytes=kernel.scratch_bytes,
         weights_bytes=sum(table.nbytes for table in kernel.tables),
         shape=out.shape,
+        rows=program.rows[out.index][1:] if out.index in program.rows else None,
     )
 
 

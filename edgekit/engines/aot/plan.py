@@ -111,15 +111,16 @@ def step_bytes(problem: Problem) -> list[int]:
     for item in problem.items:
         for step in range(item.first, item.last + 1):
             totals[step] += item.nbytes
-    saved: dict[int, int] = {}
+    saved: dict[tuple[int, int], int] = {}
     for permission in problem.permissions:
         out, into = problem.items[permission.output], problem.items[permission.input]
         most = out.nbytes + into.nbytes - _least_union(out.nbytes, into.nbytes, permission)
-        saved[permission.output] = saved.get(permission.output, 0) + most
-    for output, nbytes in saved.items():
+        for step in range(max(out.first, into.first), min(out.last, into.last) + 1):
+            at = permission.output, step
+            saved[at] = saved.get(at, 0) + most
+    for (output, step), nbytes in saved.items():
         # The output cannot share more bytes than it has.
-        item = problem.items[output]
-        totals[item.first] -= min(nbytes, item.nbytes)
+        totals[step] -= min(nbytes, problem.items[output].nbytes)
     return totals
 
 

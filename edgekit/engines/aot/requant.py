@@ -12,6 +12,7 @@ at the same accumulator. For a multiplier near ``real * 2**(32 + q)`` each step 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,6 +79,7 @@ class _Form:
     acc_limit: int
 
 
+@lru_cache(maxsize=1 << 14)
 def _channel(
     low: int, high: int, multiplier: int, shift: int, zero_point: int, form: _Form
 ) -> tuple[int, int, int] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.engines.aot import ops
 from edgekit.engines.aot.check import check_step
@@ -64,6 +64,7 @@ def choose(
     *,
     goal: str = "speed",
     forced: Collection[str] = (),
+    lowered: dict[Any, tuple[Kernel, ...]] | None = None,
 ) -> tuple[tuple[Kernel, ...], tuple[tuple[Kernel, ...], ...]]:
     """A kernel per step, and per step all that could take its place.
 
@@ -75,21 +76,26 @@ def choose(
         goal: ``speed``, ``ram`` or ``flash``.
         forced: names of kernel functions that win wherever they are a candidate; with
             :data:`PORTABLE` among them, kernels of single instruction sets are left out.
+        lowered: what is known already of steps that are alike; kept by the caller.
 
     Raises:
         ModelError: a step has no kernel; names the operator and the engine that takes it.
     """
+    lowered = {} if lowered is None else lowered
     layouts: dict[int, str] = {}
     chosen = []
     alternatives = []
     for step in program.steps:
         try:
-            found = candidates(program, step, target)
+            signature = _signature(program, step)
+            found = lowered.get(signature) or candidates(program, step, target)
+            lowered[signature] = found
         except Unsupported as error:
             raise refusal(program, step, str(error)) from None
+        found = tuple(k for k in found if _suits_places(program, step, k))
         fitting = [k for k in found if _agrees(program, step, k, layouts, target)]
         if not fitting:
-            raise refusal(program, step, "no kernel takes the layout of its inputs")
+            raise refusal(program, step, "no kernel takes the layout or the place of its inputs")
         if PORTABLE in forced:
             fitting = [k for k in fitting if not k.requires and not k.cores] or fitting
         preferred = [kernel for kernel in fitting if kernel.function in forced] or fitting
@@ -106,6 +112,33 @@ def choose(
             )
         )
     return tuple(chosen), tuple(alternatives)
+
+
+def _signature(program: Program, step: Instruction) -> Any:
+    """Equal for steps that have the same candidates, such as the strips of an operator."""
+    tensors = tuple(
+        (program.origin(i), program.tensors[i].shape) if i >= 0 else None
+        for i in (*step.inputs, *step.outputs)
+    )
+    return (step.kind, step.ops, tensors, repr(sorted(step.options.items())))
+
+
+def _suits_places(program: Program, step: Instruction, kernel: Kernel) -> bool:
+    """Whether the kernel can run where views put its inputs and outputs for good."""
+    data = [i for i in step.inputs if i >= 0 and not program.tensors[i].is_constant]
+    if any(program.offset(i) % kernel.align_bytes for i in (*data, *step.outputs)):
+        return False
+    for number, out in enumerate(step.outputs):
+        for slot, tensor in enumerate(step.inputs):
+            if tensor not in data or program.home(tensor) != program.home(out):
+                continue
+            shift = program.offset(out) - program.offset(tensor)
+            if shift >= program.tensors[tensor].nbytes or -shift >= program.tensors[out].nbytes:
+                continue
+            windows = (o for o in kernel.overlaps if (o.input, o.output) == (slot, number))
+            if not any(o.allows(shift) for o in windows):
+                return False
+    return True
 
 
 def _agrees(

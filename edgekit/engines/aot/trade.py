@@ -26,6 +26,7 @@ def balance(
     *,
     goal: str,
     keep_input: bool,
+    enough: int = 0,
 ) -> tuple[Kernel, ...]:
     """The kernels with those exchanged that make the arena larger than it is worth.
 
@@ -35,21 +36,26 @@ def balance(
         alternatives: per step, the kernels that could take its place.
         goal: ``speed``, ``ram`` or ``flash``.
         keep_input: see :func:`edgekit.engines.aot.memory.arrange`.
+        enough: bytes of the arena at which nothing more is given.
     """
     chosen = list(kernels)
     total = sum(kernel.cost for kernel in chosen) or 1.0
+    slots: dict[int, list[int]] = {}
+    for position in range(len(chosen)):
+        slots.setdefault(program.slot(position), []).append(position)
     while True:
         sizes = _sizes(program, chosen, keep_input)
         peak = max(sizes, default=0)
-        if peak == 0:
+        if peak <= enough:
             return tuple(chosen)
         trial = list(chosen)
-        for step, size in enumerate(sizes):
+        for slot, size in enumerate(sizes):
             if size == peak:
-                smaller = _smaller(program, chosen, step, alternatives[step], peak, keep_input)
+                smaller = _smaller(program, chosen, slots[slot], alternatives, peak, keep_input)
                 if smaller is None:
                     return tuple(chosen)
-                trial[step] = smaller
+                for position, kernel in zip(slots[slot], smaller, strict=True):
+                    trial[position] = kernel
         reached = max(_sizes(program, trial, keep_input))
         saved = (peak - reached) / peak
         paid = (sum(k.cost for k in trial) - sum(k.cost for k in chosen)) / total
@@ -66,15 +72,25 @@ def _sizes(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> lis
 def _smaller(
     program: Program,
     chosen: Sequence[Kernel],
-    step: int,
-    alternatives: Sequence[Kernel],
+    positions: Sequence[int],
+    alternatives: Sequence[Sequence[Kernel]],
     peak: int,
     keep_input: bool,
-) -> Kernel | None:
-    """The cheapest alternative with which the step stays below the peak."""
-    found = []
-    for kernel in alternatives:
-        trial = [*chosen[:step], kernel, *chosen[step + 1 :]]
-        if _sizes(program, trial, keep_input)[step] < peak:
-            found.append(kernel)
-    return min(found, key=lambda kernel: kernel.cost, default=None)
+) -> list[Kernel] | None:
+    """The cheapest kernels with which the steps of a slot stay below the peak.
+
+    Steps of one slot are strips of an operator (and moves of their rows): they change to another
+    kernel function together.
+    """
+    found: list[list[Kernel]] = []
+    for function in sorted({k.function for i in positions for k in alternatives[i]}):
+        for number in range(max(len(alternatives[i]) for i in positions)):
+            trial = list(chosen)
+            for i in positions:
+                alike = [k for k in alternatives[i] if k.function == function]
+                if alike:
+                    trial[i] = alike[min(number, len(alike) - 1)]
+            new = [trial[i] for i in positions]
+            if _sizes(program, trial, keep_input)[program.slot(positions[0])] < peak:
+                found.append(new)
+    return min(found, key=lambda new: sum(k.cost for k in new), default=None)
