@@ -1,4 +1,4 @@
-/* ADD and SUB, int8, of two inputs of the output's shape, with MVE, eight elements at a time.
+/* ADD, SUB and MUL, int8, of two inputs of the output's shape, with MVE, eight elements at a time.
  *
  * The output may start at or below an input, or be it.
  */
@@ -132,6 +132,42 @@ ek_add_s8_mve(const int8_t *a, const int8_t *b, const int32_t count, const int32
           [low] "r"(low), [high] "r"(high), [loops] "r"(count / 8), [blocks] "i"(count / 8),
           [rest] "i"(count % 8), [sign] "i"(sign), [shift_a] "i"(shift_a),
           [shift_b] "i"(shift_b), [shift] "i"(shift), [clamp] "i"(clamp)
+        : "lr", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "memory", "cc");
+}
+
+/* Products to the output's scale: to the left before the high multiply, or to the right after. */
+#define EK_MUL_MVE_SCALE(v) \
+    ".if %c[left]\n" \
+    "vshl.i32 " v ", " v ", #%c[left]\n" \
+    ".endif\n" \
+    EK_ADD_MVE_SCALE(v, "%[multiplier]", "%c[right]")
+
+#define EK_MUL_MVE \
+    "vsub.i16 q0, q0, %[zero_a]\n" \
+    "vsub.i16 q1, q1, %[zero_b]\n" \
+    "vmullb.s16 q2, q0, q1\n" \
+    "vmullt.s16 q3, q0, q1\n" \
+    EK_MUL_MVE_SCALE("q2") EK_MUL_MVE_SCALE("q3") \
+    "vqmovnb.s32 q1, q2\n" \
+    "vqmovnt.s32 q1, q3\n" \
+    "vqadd.s16 q1, q1, %[zero]\n" \
+    "vqmovnb.s16 q1, q1\n" \
+    EK_BINARY_MVE_CLAMP
+
+/* left: 0 .. 15, or right: 0 .. 31; literal are count, the shifts and clamp. */
+EK_KERNEL void
+ek_mul_s8_mve(const int8_t *a, const int8_t *b, const int32_t count, int32_t zero_a,
+              int32_t zero_b, int32_t multiplier, const int32_t left, const int32_t right,
+              int32_t zero, const int32_t clamp, int32_t low, int32_t high, int8_t *out)
+{
+    __asm__ volatile(
+        EK_MVE_ASM
+        EK_BINARY_MVE_LOOP(EK_BINARY_MVE_LOAD, EK_MUL_MVE)
+        : [a] "+&l"(a), [b] "+&l"(b), [out] "+&l"(out)
+        : [zero_a] "r"(zero_a), [zero_b] "r"(zero_b), [multiplier] "r"(multiplier),
+          [zero] "r"(zero), [low] "r"(low), [high] "r"(high), [loops] "r"(count / 8),
+          [blocks] "i"(count / 8), [rest] "i"(count % 8), [left] "i"(left), [right] "i"(right),
+          [clamp] "i"(clamp)
         : "lr", "q0", "q1", "q2", "q3", "q4", "q5", "q6", "q7", "memory", "cc");
 }
 

@@ -20,6 +20,7 @@ from random_models import (
     make,
     output_scale,
     scale,
+    unary,
     zero_point,
 )
 from test_binary import binary
@@ -149,7 +150,8 @@ def residual(rng: Rng, kind: str) -> Case:
     b = TfliteBuilder()
     scales = [scale(rng, 0.01, 0.1), scale(rng, 0.01, 0.1)]
     x, y = (b.tensor(shape, scale=s, zero_point=zero_point(rng)) for s in scales)
-    z = b.tensor(shape, scale=output_scale(rng, 128 * sum(scales)), zero_point=-128 if relu else 3)
+    reach = 128 * 128 * scales[0] * scales[1] if kind == "MUL" else 128 * sum(scales)
+    z = b.tensor(shape, scale=output_scale(rng, reach), zero_point=-128 if relu else 3)
     b.op(kind, [x, y], [z], fused_activation_function="RELU" if relu else "NONE")
     run = (a.astype(np.int8).reshape(shape), b_.astype(np.int8).reshape(shape))
     return Case(b.build([x, y], [z]), [run], f"{kind} of all pairs {scales} {relu}")
@@ -174,6 +176,14 @@ BUILDERS: dict[str, tuple[Callable[[Rng], Case], ...]] = {
         lambda rng: binary(rng, "SUB"),
         lambda rng: residual(rng, "ADD"),
         lambda rng: residual(rng, "SUB"),
+        lambda rng: binary(rng, "MUL"),
+        lambda rng: residual(rng, "MUL"),
+    ),
+    "elementwise": (
+        lambda rng: unary(rng, "RELU", shape=(int(rng.integers(1, 300)),)),
+        lambda rng: unary(rng, "RELU6", shape=(int(rng.integers(1, 300)),)),
+        lambda rng: unary(rng, "LEAKY_RELU", shape=(int(rng.integers(1, 300)),), alpha=0.2),
+        lambda rng: unary(rng, "LEAKY_RELU", alpha=0.01),
     ),
     "pool_2d": (
         lambda rng: pooled(rng, "AVERAGE_POOL_2D"),
@@ -185,11 +195,12 @@ FUNCTIONS = {
     "conv_2d": {"ek_conv_2d_s8_mve", "ek_conv_2d_1x1_s8_mve", "ek_conv_2d_rows_s8_mve"},
     "depthwise_conv_2d": {"ek_depthwise_conv_2d_3x3_s8_mve"},
     "fully_connected": {"ek_fully_connected_s8_mve"},
-    "binary": {"ek_add_s8_mve", "ek_add_linear_s8_mve"},
+    "binary": {"ek_add_s8_mve", "ek_add_linear_s8_mve", "ek_mul_s8_mve"},
+    "elementwise": {"ek_lookup_s8_mve", "ek_clamp_s8_mve"},
     "pool_2d": {"ek_average_pool_2d_s8_mve", "ek_max_pool_2d_s8_mve"},
 }
 #: Cases of each builder.
-COUNT = {"binary": 4}
+COUNT = {"binary": 4, "elementwise": 4}
 
 
 @pytest.mark.parametrize("kind", BUILDERS)

@@ -11,7 +11,7 @@ Costs are instructions, from the instruction sequences in ``firmware/kernels/*_m
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -388,6 +388,56 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
             ),
             requires=("mve",),
             cost=rows * (len(channels) * (per_block + (6 if each else 3)) + 45),
+        ),
+    )
+
+
+def vectorized(plain: Kernel, function: str) -> Kernel:
+    """An element-wise kernel's counterpart with the same arguments, 16 bytes at a time."""
+    return replace(
+        plain,
+        function=function,
+        header="ek_lookup_s8_mve.h",
+        requires=("mve",),
+        cost=plain.cost / 12 + 10,
+    )
+
+
+def mul(node: Node, scale: tuple[int, int], low: int, high: int) -> tuple[Kernel, ...]:
+    """MUL of two inputs of the output's shape; ``scale``: multiplier and shift of products."""
+    first, second, output = node.inputs[0], node.inputs[1], node.output
+    multiplier, shift = scale
+    if first is None or second is None or shift > 14:
+        return ()
+    if not first.elements == second.elements == output.elements:
+        return ()
+    clamps = int((low, high) != (-128, 127))
+    return (
+        Kernel(
+            function="ek_mul_s8_mve",
+            header="ek_binary_s8_mve.h",
+            args=(
+                Input(0),
+                Input(1),
+                Literal("count", output.elements),
+                Literal("zero_a", first.zero_point, soft=True),
+                Literal("zero_b", second.zero_point, soft=True),
+                Literal("multiplier", multiplier, soft=True),
+                Literal("left", max(shift, 0)),
+                Literal("right", max(-shift, 0)),
+                Literal("zero", output.zero_point, soft=True),
+                Literal("clamp", clamps),
+                Literal("low", low, soft=True),
+                Literal("high", high, soft=True),
+                Output(0),
+            ),
+            requires=("mve",),
+            overlaps=tuple(
+                Overlap(input=index, max_shift=0)
+                for index, tensor in enumerate((first, second))
+                if not tensor.is_constant
+            ),
+            cost=-(-output.elements // 8) * (14 + 2 * clamps + (6 if shift < 0 else 2)) + 20,
         ),
     )
 

@@ -82,6 +82,8 @@ def lower_binary(node: Node, kind: str, target: Target | None) -> tuple[Kernel, 
             Literal("zero_b", second.zero_point, soft=True),
         ]
         scaling = [*zeros, *parameters]
+        scale = first.scale * second.scale / output.scale
+        special = mve.mul(node, quantize_multiplier(scale), low, high)
     elif kind == "SQUARED_DIFFERENCE":
         function = "ek_squared_difference_s8"
         scaling = _squared_difference(first, second, output.scale)

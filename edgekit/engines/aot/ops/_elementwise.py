@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edgekit.engines.aot import mve
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -22,7 +23,8 @@ def lookup(node: Node, function: Callable[[int], int]) -> tuple[Kernel, ...]:
     input_ = node.activation_input(0)
     check_dtype(input_, "int8")
     check_dtype(node.output, "int8")
-    return lookup_bytes(node, function, "ek_lookup_s8")
+    (plain,) = lookup_bytes(node, function, "ek_lookup_s8")
+    return (mve.vectorized(plain, "ek_lookup_s8_mve"), plain)
 
 
 def lookup_bytes(node: Node, function: Callable[[int], int], name: str) -> tuple[Kernel, ...]:
@@ -47,18 +49,17 @@ def lookup_bytes(node: Node, function: Callable[[int], int], name: str) -> tuple
 
 def clamp(node: Node, low: int, high: int) -> tuple[Kernel, ...]:
     """``output = min(max(input, low), high)``, without a table."""
-    return (
-        Kernel(
-            function="ek_clamp_s8",
-            header="ek_lookup_s8.h",
-            args=(
-                Input(0),
-                Literal("count", node.output.elements, extent=True),
-                Literal("low", low, soft=True),
-                Literal("high", high, soft=True),
-                Output(0),
-            ),
-            overlaps=(Overlap(max_shift=0),),
-            cost=6.0 * node.output.elements,
+    plain = Kernel(
+        function="ek_clamp_s8",
+        header="ek_lookup_s8.h",
+        args=(
+            Input(0),
+            Literal("count", node.output.elements, extent=True),
+            Literal("low", low, soft=True),
+            Literal("high", high, soft=True),
+            Output(0),
         ),
+        overlaps=(Overlap(max_shift=0),),
+        cost=6.0 * node.output.elements,
     )
+    return (mve.vectorized(plain, "ek_clamp_s8_mve"), plain)
