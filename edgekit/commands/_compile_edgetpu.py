@@ -126,7 +126,7 @@ def _print(artifact: Artifact, target: Target) -> None:
         f"{artifact.options['compiler']}, in {artifact.folder}"
     )
     rows: list[tuple[object, ...]] = []
-    left: Counter[tuple[str, str, str]] = Counter()
+    left: Counter[tuple[str, str, str, str]] = Counter()
     for model in artifact.options["models"]:
         for part in model["compiled"]:
             rows.append(
@@ -140,7 +140,8 @@ def _print(artifact: Artifact, target: Target) -> None:
                 )
             )
             for op in part["ops_cpu"]:
-                left[part["file"], op["kind"], op["reason"]] += op["count"]
+                key = (part["file"], op["kind"], op["reason"], op["advice"] or "")
+                left[key] += op["count"]
     console.print_table(
         ["file", ("mapped", "right"), ("operators", "right"), ("cached B", "right"),
          ("streamed B", "right"), ("runtime", "right")],
@@ -148,6 +149,6 @@ def _print(artifact: Artifact, target: Target) -> None:
     )  # fmt: skip
     if left:
         console.print_table(
-            ["file", "on the CPU", ("count", "right"), "because"],
-            [(file, kind, count, reason) for (file, kind, reason), count in left.items()],
+            ["file", "on the CPU", ("count", "right"), "because", "what helps"],
+            [(file, kind, count, why, tip) for (file, kind, why, tip), count in left.items()],
         )

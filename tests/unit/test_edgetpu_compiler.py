@@ -366,3 +366,36 @@ def test_without_the_compiler(
         f"  try: {compiler.INSTALL}"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_helps_is_told_for_what_stayed_on_the_cpu(
+    models: Path, recorded: Recorded, tmp_path: Path
+) -> None:
+    name = "deeplabv3_mnv2_dm05_pascal_quant"
+    limited = "Operation is otherwise supported, but not mapped due to some unspecified limitation"
+    rows = (
+        ("CONV_2D", 64, MAPPED),
+        ("RESIZE_BILINEAR", 3, limited),
+        ("ARG_MAX", 1, "Operation is working on an unsupported data type"),
+        ("CONV_2D", 4, "More than one subgraph is not supported"),
+    )
+    text = success(name, rows, cached="748.75KiB")
+    recorded.plays(Recording(text, files=files_of(models, name)))
+    (detail,) = compiled(models, tmp_path / "out", name).options["models"][0]["compiled"]
+    assert (detail["ops_total"], detail["ops_mapped"]) == (72, 64)
+    assert [op["count"] for op in detail["ops_cpu"]] == [3, 1, 4]
+    resize, arg_max, conv = (op["advice"] for op in detail["ops_cpu"])
+    assert "in steps of 2" in resize
+    assert "numpy.argmax" in arg_max
+    assert "operator 64 RESIZE_BILINEAR" in conv
+
+
+def test_without_table_and_log_the_file_tells_what_is_left(
+    models: Path, recorded: Recorded, tmp_path: Path
+) -> None:
+    name = "deeplabv3_mnv2_dm05_pascal_quant"
+    text = success(name, (("CONV_2D", 72, MAPPED),)).partition("Number of operations that")[0]
+    recorded.plays(Recording(text + "Compilation succeeded!\n", files=files_of(models, name)))
+    (detail,) = compiled(models, tmp_path / "out", name).options["models"][0]["compiled"]
+    assert (detail["ops_total"], detail["ops_mapped"]) == (72, 64)
+    assert sum(op["count"] for op in detail["ops_cpu"]) == 8

@@ -217,6 +217,7 @@ def _collect(
     warnings: list[str] = []
     compiled: list[dict[str, Any]] = []
     read: list[Model] = []
+    advice = _advice(model)
     for name in names:
         path = work / f"{name}_edgetpu.tflite"
         result, content = _checked(path, run)
@@ -231,7 +232,7 @@ def _collect(
             warnings.append(f"the compiler left no {log_path.name}")
         rows = report.rows or (log.rows if log is not None else ())
         warnings += _disagreements(name, result, report, rows)
-        compiled.append(_detail(path.name, result, report, rows))
+        compiled.append(_detail(path.name, result, report, rows, advice))
     _check_ends(model, read[0], read[-1])
     total = sum(item["ops_total"] or 0 for item in compiled)
     if total and total != len(model.ops):
@@ -344,32 +345,58 @@ def _disagreements(
 
 
 def _detail(
-    file: str, result: CompiledModel, report: ModelReport, rows: Sequence[Row]
+    file: str,
+    result: CompiledModel,
+    report: ModelReport,
+    rows: Sequence[Row],
+    advice: Mapping[str, str],
 ) -> dict[str, Any]:
     from edgekit.engines.edgetpu.compiler import MAPPED
 
-    cpu = len(result.cpu_ops)
-    mapped = report.ops_mapped
-    if mapped is None and rows:
+    left = [(row.operator, row.count, row.status) for row in rows if row.status != MAPPED]
+    if not rows:
+        # no table and no log: the file itself tells which operators are left, not why
+        left = [
+            (kind, count, "the compiler did not say") for kind, count in result.cpu_kinds.items()
+        ]
+    total, mapped = report.ops_total, report.ops_mapped
+    if rows:
+        total = sum(row.count for row in rows) if total is None else total
         mapped = sum(row.count for row in rows if row.status == MAPPED)
-    total = report.ops_total if report.ops_total is not None else None
-    if total is None and rows:
-        total = sum(row.count for row in rows)
-    if mapped is None and total is not None:
-        mapped = total - cpu
+    elif mapped is None and total is not None:
+        mapped = total - len(result.cpu_ops)
     return {
         "file": file,
         "ops_total": total,
         "ops_mapped": mapped,
         "ops_cpu": [
-            {"kind": row.operator, "count": row.count, "reason": row.status}
-            for row in rows
-            if row.status != MAPPED
+            {
+                "kind": kind,
+                "count": count,
+                "reason": status,
+                "advice": advice.get(kind.partition(":")[0]),
+            }
+            for kind, count, status in left
         ],
         "rows": to_json(tuple(rows)),
         **compiled_json(result),
         "remaining_bytes": report.remaining_bytes,
     }
+
+
+def _advice(model: Model) -> dict[str, str]:
+    """What helps an operator that stayed on the CPU, by its kind as the compiler writes it.
+
+    An operator that is refused by itself tells more than one that comes after such a one.
+    """
+    from edgekit.engines.edgetpu.operators import SUBGRAPH
+    from edgekit.engines.edgetpu.partition import predict
+
+    found: dict[str, str] = {}
+    left = predict(model).ops_cpu
+    for op in sorted(left, key=lambda one: one.status == SUBGRAPH):
+        found.setdefault(op.kind.partition(":")[0], op.advice)
+    return found
 
 
 def compiled_json(result: CompiledModel) -> dict[str, Any]:
