@@ -139,7 +139,7 @@ def bench_linux(
         "sysfs": wish.sysfs,
         "silence_s": wish.silence_s,
     }
-    return _collected(_talk(host, folder, names["runner"], request, on_progress))
+    return _collected(_talk(host, folder, names, request, on_progress))
 
 
 def _copy(
@@ -151,7 +151,10 @@ def _copy(
     scratch: Path,
     on_progress: Callable[[str], None],
 ) -> dict[str, str]:
-    """Copies what is not there yet; the files' names there, by what they are."""
+    """Copies what is not there yet; the files' names there, by what they are.
+
+    ``supervisor`` is the Python that runs the runner: the system's, or the user's without one.
+    """
     import numpy as np
 
     runner = Path(__file__).with_name("device.py").read_bytes()
@@ -174,7 +177,8 @@ def _copy(
         f"mkdir -p {place} && cd {place} && ls -1 && "
         "{ command -v python3 >/dev/null || echo no-python3; }"
     ).split()
-    if "no-python3" in there and wish.python is None:
+    supervisor = wish.python if "no-python3" in there else "python3"
+    if supervisor is None:
         raise errors.MissingDependency(
             f"{host.name} has no python3", host.name, "on the device: sudo apt install python3-venv"
         )
@@ -187,7 +191,7 @@ def _copy(
         host.send([scratch / f"{name}.part" for name, _ in missing], folder)
         moves = " && ".join(f"mv {quoted(name + '.part')} {quoted(name)}" for name, _ in missing)
         host.run(f"cd {place} && {moves}")
-    return {key: name for key, (name, _) in contents.items()}
+    return {"supervisor": supervisor, **{key: name for key, (name, _) in contents.items()}}
 
 
 def _read(path: Path) -> bytes:
@@ -202,15 +206,15 @@ def _read(path: Path) -> bytes:
 def _talk(
     host: SshHost,
     folder: str,
-    runner: str,
+    names: dict[str, str],
     request: dict[str, Any],
     on_progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """Runs the runner there to its result, with what it told on the way."""
     stage = "starting"
     told: dict[str, Any] = {"environment_made": None}
-    python = request["python"] or "python3"
-    command = f"cd {quoted(folder)} && exec {quoted(python)} {quoted(runner)} ."
+    words = f"{quoted(names['supervisor'])} {quoted(names['runner'])} ."
+    command = f"cd {quoted(folder)} && exec {words}"
     with host.session(command) as session:
         session.send(json.dumps(request))
         for line in session.lines():
