@@ -2,13 +2,15 @@
 
 ::
 
-    python benchmarks/mlperf_tiny.py MODELS [--core cortex-m4 …] [--model kws …] [--json OUT.json]
+    python benchmarks/mlperf_tiny.py MODELS [--core cortex-m4 …] [--model kws …]
+                                            [--portable] [--json OUT.json]
 
 ``MODELS`` is the folder with the int8 models. Every figure of ours comes from a fresh
 ``edgekit run`` on the baseline's input (xorshift32): instructions are exact, cycles simulated
 with the stated error, bytes those of the built firmware. The others' figures are in
-``published.json``, with their sources. The exit code is 7 when an output differs from TFLM's or
-a ceiling ("must") is crossed.
+``published.json``, with their sources. ``--portable`` builds without the kernels of single cores
+and compares with TFLM's reference kernels, without ceilings. The exit code is 7 when an output
+differs from TFLM's or a ceiling ("must") is crossed.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def aim(name: str, core: str) -> int | None:
     return found
 
 
-def run(path: Path, core: str, inputs: Path) -> dict[str, Any]:
+def run(path: Path, core: str, inputs: Path, *, portable: bool = False) -> dict[str, Any]:
     """The JSON report of ``edgekit run``."""
     (target,) = PUBLISHED["cores"][core]
     port = "qemu" if core == "cortex-m55" else "virtual"
@@ -70,6 +72,8 @@ def run(path: Path, core: str, inputs: Path) -> dict[str, Any]:
         sys.executable, "-m", "edgekit", "run", str(path), "--target", target, "--port", port,
         "--data", str(inputs), "--runs", "1", "--warmups", "0", "--json",
     ]  # fmt: skip
+    if portable:
+        command += ["--set", "kernels=portable"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if not result.stdout:
         raise SystemExit(f"{path.name} on {target}: {result.stderr.strip()}")
@@ -79,7 +83,9 @@ def run(path: Path, core: str, inputs: Path) -> dict[str, Any]:
     return report
 
 
-def measure(models: Path, names: list[str], cores: list[str]) -> Iterator[dict[str, Any]]:
+def measure(
+    models: Path, names: list[str], cores: list[str], *, portable: bool = False
+) -> Iterator[dict[str, Any]]:
     """One row per model and core."""
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
@@ -95,7 +101,7 @@ def measure(models: Path, names: list[str], cores: list[str]) -> Iterator[dict[s
             np.save(inputs, data)
             for core in cores:
                 print(f"{name} on {core}", file=sys.stderr, flush=True)
-                report = run(path, core, inputs)
+                report = run(path, core, inputs, portable=portable)
                 memory = report["memory"]
                 yield {
                     "model": name,
@@ -109,11 +115,11 @@ def measure(models: Path, names: list[str], cores: list[str]) -> Iterator[dict[s
                     "flash_bytes": memory["flash_bytes"],
                     "equal_to_tflm": report["outputs"]["match"],
                     "output_hash": known["output_hash"],
-                    "tflm": known["tflm"].get(core),
-                    "tflm_reference": known["tflm_reference"].get(core),
-                    "closed": known["closed"].get(core),
-                    "must": ceilings(name, core),
-                    "aim": aim(name, core),
+                    "kernels": "portable" if portable else "default",
+                    "tflm": known["tflm_reference" if portable else "tflm"].get(core),
+                    "closed": None if portable else known["closed"].get(core),
+                    "must": {} if portable else ceilings(name, core),
+                    "aim": None if portable else aim(name, core),
                     "ops": report["ops"],
                 }
 
@@ -130,6 +136,8 @@ def crossed(row: dict[str, Any]) -> list[str]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     speed, space = [], []
+    portable = any(row["kernels"] == "portable" for row in rows)
+    theirs = "TFLM reference" if portable else "TFLM+CMSIS-NN"
     for row in rows:
         tflm, must, error = row["tflm"] or {}, row["must"], row["cycles_error"]
         speed.append([
@@ -146,7 +154,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         space.append(cells)
     print_table(
         ["model", "core", *((name, "right") for name in (
-            "instructions", "cycles", "±", "TFLM+CMSIS-NN", "ratio", "closed engine", "must", "aim",
+            "instructions", "cycles", "±", theirs, "ratio", "closed engine", "must", "aim",
         ))],
         speed,
         title="one inference: instructions exact, cycles simulated",
@@ -165,10 +173,12 @@ def main() -> int:
     parser.add_argument("models", type=Path, help="folder with the int8 models")
     parser.add_argument("--core", action="append", choices=list(PUBLISHED["cores"]))
     parser.add_argument("--model", action="append", choices=list(PUBLISHED["models"]))
+    parser.add_argument("--portable", action="store_true", help="no kernels of single cores")
     parser.add_argument("--json", type=Path, help="write the rows here, too")
     asked = parser.parse_args()
     cores = asked.core or list(PUBLISHED["cores"])
-    rows = list(measure(asked.models, asked.model or list(PUBLISHED["models"]), cores))
+    names = asked.model or list(PUBLISHED["models"])
+    rows = list(measure(asked.models, names, cores, portable=asked.portable))
     show(rows)
     if asked.json:
         document = {"schema_version": 1, "sources": PUBLISHED["sources"], "rows": rows}
