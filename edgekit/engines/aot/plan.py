@@ -188,15 +188,10 @@ class _Search:
             # The sign turns "mine minus theirs" into "output minus input".
             self.permission[permission.output, permission.input] = (permission, 1)
             self.permission[permission.input, permission.output] = (permission, -1)
-        # What the branch and bound's argument covers: a window that is open on one side, or
-        # exactly one place.
+        # What the branch and bound's argument covers: moving the lower of two buffers further down
+        # must not forbid the place of the other one.
         self.provable = all(
-            _in_place(permission)
-            or all(
-                (window.low is None or window.high is None) and window.step == 1
-                for group in permission.groups
-                for window in group
-            )
+            _in_place(permission) or all(_one_way(w) for group in permission.groups for w in group)
             for permission in problem.permissions
         )
 
@@ -341,10 +336,10 @@ class _Search:
     def _branch(self) -> bool:
         """Tries every plan that could be smaller; whether it saw them all.
 
-        Buffers that may only share one and the same place are tried together, as one unit, and
-        apart.
+        Buffers that may share a place, but not with the output on its other side, are tried
+        together, as one unit, and apart.
         """
-        pairs = sorted((p.output, p.input) for p in self.problem.permissions if _in_place(p))
+        pairs = sorted((p.output, p.input) for p in self.problem.permissions if _tied(p))
         whole = self.provable and len(pairs) <= _MOST_PAIRS
         # Without a proof in sight, one search with everything apart has to do.
         choices = 1 << len(pairs) if whole else 1
@@ -476,6 +471,19 @@ def _in_place(permission: Permission) -> bool:
     """Whether the only place that the two can share is the same one."""
     windows = [window for group in permission.groups for window in group]
     return all(window.low == window.high == 0 for window in windows)
+
+
+def _tied(permission: Permission) -> bool:
+    """Whether sharing one place is a limit of what the two may do."""
+    windows = [window for group in permission.groups for window in group]
+    return permission.holds(0) and any(0 in (window.low, window.high) for window in windows)
+
+
+def _one_way(window: Range) -> bool:
+    """Whether it keeps the output on one side of the input, at any distance."""
+    below = window.low is None and window.high is not None and window.high <= 0
+    above = window.high is None and window.low is not None and window.low >= 0
+    return window.step == 1 and (below or above)
 
 
 def _congruent(at_least: int, step: int, residue: int, align: int) -> int:

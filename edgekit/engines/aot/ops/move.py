@@ -1,4 +1,4 @@
-"""MOVE: rows that a rolling buffer still needs go to its start (:mod:`edgekit.engines.aot.patches`)."""
+"""MOVE: rows that a rolling buffer still needs go to its start."""
 
 from __future__ import annotations
 
