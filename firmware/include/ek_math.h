@@ -67,6 +67,19 @@ EK_KERNEL int32_t ek_multiply_high(int32_t x, int32_t multiplier) {
     return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
 }
 
+/* The same for |x| < 2^20. A core without a long multiplication takes the multiplier as digits of 11,
+ * 10 and 10 bits: floors of floors are the floor of the whole.
+ */
+EK_KERNEL int32_t ek_multiply_high_small(int32_t x, int32_t multiplier) {
+#if defined(__ARM_ARCH_6M__)
+    const int32_t low = (x * (multiplier & 1023)) >> 10;
+    const int32_t middle = (x * ((multiplier >> 10) & 1023) + low) >> 10;
+    return (x * (multiplier >> 20) + middle + (1 << 10)) >> 11;
+#else
+    return ek_multiply_high(x, multiplier);
+#endif
+}
+
 /* A rounding right shift by 1 + less, half away from zero; zero is added to the result.
  *
  * A negative number becomes one smaller, so that its half goes down with the floor; nothing
@@ -96,6 +109,7 @@ EK_KERNEL int32_t ek_clamp(int32_t x, int32_t low, int32_t high) {
 #define EK_ANY 0  /* every sum and shift */
 #define EK_DOWN 1 /* |sum| < 2^30 and shift < 0 for every channel; tables hold -shift - 1 */
 #define EK_RELU 2 /* as EK_DOWN, and low >= zero: what rounds below zero is clamped anyway */
+#define EK_SMALL 4 /* beside EK_DOWN or EK_RELU: |sum| < 2^20 */
 
 /* A sum of products as an int8 output. */
 EK_KERNEL int8_t ek_output_s8(
@@ -108,8 +122,9 @@ EK_KERNEL int8_t ek_output_s8(
         value = ek_requantize(sum, multiplier, shift);
         return (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
     }
-    value = ek_multiply_high(sum, multiplier);
-    if (mode == EK_DOWN) {
+    value = mode & EK_SMALL ? ek_multiply_high_small(sum, multiplier)
+                            : ek_multiply_high(sum, multiplier);
+    if ((mode & ~EK_SMALL) == EK_DOWN) {
         value += value >> 31;
     }
     value = ((value >> shift) + (2 * zero + 1)) >> 1;

@@ -99,6 +99,12 @@ EK_KERNEL void ek_add_linear_s8(
     }
 }
 
+/* ek_requantize_down for |x| < 2^20 */
+EK_KERNEL int32_t ek_squared_difference_scaled(int32_t x, int32_t multiplier, int32_t shift) {
+    const int32_t high = ek_multiply_high_small(x, multiplier);
+    return shift == 0 ? high : ek_shift_right(high, -shift - 1, 0);
+}
+
 /* TensorFlow Lite Micro's SQUARED_DIFFERENCE: both inputs at a common scale with 7 bits below the
  * point (see ek_add_scaled), and the square of their difference.
  */
@@ -116,8 +122,8 @@ EK_KERNEL void ek_squared_difference_s8(
                 const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
                 for (int32_t l = 0; l < d3; ++l) {
                     const int32_t difference =
-                        ek_requantize_down((*a - zero_a) * (1 << 7), multiplier_a, shift_a) -
-                        ek_requantize_down((*b - zero_b) * (1 << 7), multiplier_b, shift_b);
+                        ek_squared_difference_scaled((*a - zero_a) * (1 << 7), multiplier_a, shift_a) -
+                        ek_squared_difference_scaled((*b - zero_b) * (1 << 7), multiplier_b, shift_b);
                     const int32_t value =
                         ek_requantize(difference * difference, multiplier, shift);
                     *output++ = (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
@@ -141,12 +147,13 @@ EK_KERNEL void ek_mul_s8(
             for (int32_t k = 0; k < d2; ++k) {
                 const int8_t *a = input_a + i * a0 + j * a1 + k * a2;
                 const int8_t *b = input_b + i * b0 + j * b1 + k * b2;
+                EK_UNROLL_4
                 for (int32_t l = 0; l < d3; ++l) {
                     const int32_t product = (*a - zero_a) * (*b - zero_b);
-                    const int32_t value = shift <= 0
-                                              ? ek_requantize_down(product, multiplier, shift)
-                                              : ek_requantize(product, multiplier, shift);
-                    *output++ = (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
+                    *output++ =
+                        shift < 0 ? ek_output_s8(product, multiplier, -shift - 1,
+                                                 EK_DOWN | EK_SMALL, zero, low, high)
+                                  : ek_output_s8(product, multiplier, shift, EK_ANY, zero, low, high);
                     a += a3;
                     b += b3;
                 }

@@ -18,27 +18,39 @@ EK_KERNEL int32_t ek_widen_m0(const int8_t *in, int32_t count, int32_t *column, 
     return sum;
 }
 
+/* Channels whose sums are kept at a time where the requantisation is ek_math.h's. */
+#define EK_M0_CHANNELS 16
+
 /* All channels of the pixels that are in the columns; their outputs go to `out`.
- * shift: of the linear requantisation; 0: the multipliers and shifts of ek_math.h, by `sums`. */
+ * shift: of the linear requantisation; 0: the multipliers and shifts of ek_math.h, by way of
+ * `sums` [EK_M0_CHANNELS][4]. */
 EK_KERNEL void ek_conv_2d_pixels_m0(ek_m0_job_t *job, const int32_t *columns,
-                                    const int32_t *requant, int32_t out_c, int32_t shift,
-                                    const int32_t *multipliers, const int8_t *shifts,
+                                    const uint8_t *weights, const int32_t *requant, int32_t out_c,
+                                    int32_t shift, const int32_t *multipliers, const int8_t *shifts,
                                     int32_t mode, int32_t output_zero, int32_t low, int32_t high,
                                     int32_t *sums, int8_t *out)
 {
     job->columns = columns;
-    job->requant = requant;
-    job->channels = out_c;
     if (shift) {
+        job->weights = weights;
+        job->requant = requant;
+        job->channels = out_c;
         job->out = out;
         ek_dot_s8_m0_linear(job);
-    } else {
+        return;
+    }
+    for (int32_t first = 0; first < out_c; first += EK_M0_CHANNELS) {
+        const int32_t count = out_c - first < EK_M0_CHANNELS ? out_c - first : EK_M0_CHANNELS;
+        job->weights = weights + first * job->depth;
+        job->requant = requant + first;
+        job->channels = count; /* which it counts down */
         job->out = sums;
         ek_dot_s8_m0_raw(job);
-        for (int32_t c = 0; c < out_c; c++) {
+        for (int32_t c = 0; c < count; c++) {
+            const int32_t at = first + c;
             for (int32_t p = 0; p < job->pixels; p++) {
-                out[p * out_c + c] = ek_output_s8(sums[4 * c + p], multipliers[c], shifts[c], mode,
-                                                  output_zero, low, high);
+                out[p * out_c + at] = ek_output_s8(sums[4 * c + p], multipliers[at], shifts[at],
+                                                   mode, output_zero, low, high);
             }
         }
     }
@@ -46,7 +58,7 @@ EK_KERNEL void ek_conv_2d_pixels_m0(ek_m0_job_t *job, const int32_t *columns,
 
 /* in [in_h][in_w][in_c], weights [out_c][k_h][k_w][in_c] as weight + 128, out [out_h][out_w][out_c].
  * Inputs outside the image are zero_point. columns: 16 * depth bytes; without a linear
- * requantisation (shift 0) 16 * out_c bytes for sums follow. skip = -depth & 7. */
+ * requantisation (shift 0) 16 * EK_M0_CHANNELS bytes for sums follow. skip = -depth & 7. */
 EK_KERNEL void
 ek_conv_2d_any_s8_m0(const int8_t *in, const uint8_t *weights, const int32_t *requant,
                  const int32_t *multipliers, const int8_t *shifts, int32_t *columns,
@@ -59,7 +71,6 @@ ek_conv_2d_any_s8_m0(const int8_t *in, const uint8_t *weights, const int32_t *re
     ek_m0_job_t job;
     job.end = columns + 4 * depth;
     job.skip = (uint32_t)-depth & 7u;
-    job.weights = weights;
     job.stride = out_c;
     job.depth = depth;
     job.shift = shift;
@@ -92,16 +103,17 @@ ek_conv_2d_any_s8_m0(const int8_t *in, const uint8_t *weights, const int32_t *re
             }
             job.start[job.pixels] = -128 * sum;
             if (++job.pixels == EK_M0_PIXELS) {
-                ek_conv_2d_pixels_m0(&job, columns, requant, out_c, shift, multipliers, shifts, mode,
-                                     output_zero, low, high, columns + 4 * depth, out);
+                ek_conv_2d_pixels_m0(&job, columns, weights, requant, out_c, shift, multipliers,
+                                     shifts, mode, output_zero, low, high, columns + 4 * depth,
+                                     out);
                 out += EK_M0_PIXELS * out_c;
                 job.pixels = 0;
             }
         }
     }
     if (job.pixels) {
-        ek_conv_2d_pixels_m0(&job, columns, requant, out_c, shift, multipliers, shifts, mode,
-                             output_zero, low, high, columns + 4 * depth, out);
+        ek_conv_2d_pixels_m0(&job, columns, weights, requant, out_c, shift, multipliers, shifts,
+                             mode, output_zero, low, high, columns + 4 * depth, out);
     }
 }
 

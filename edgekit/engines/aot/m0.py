@@ -5,11 +5,12 @@ Costs are instructions, from the instruction sequences in ``firmware/kernels/*_m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.engines.aot.dsp import accumulators, dilated, multipliers
+from edgekit.engines.aot.dsp import accumulators, dilated, multipliers, per_channel
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -35,11 +36,21 @@ CORES = ("cortex-m0", "cortex-m0plus")
 
 #: Output pixels computed together (EK_M0_PIXELS in ek_dot_s8_m0.h).
 _PIXELS = 4
+#: Channels whose sums are kept at a time (EK_M0_CHANNELS in ek_conv_2d_s8_m0.h).
+_CHANNELS = 16
 
 
 def slowdown(target: Target | None) -> float:
     """How many more instructions portable kernels take on ``target`` than on a Cortex-M4."""
     return 3.0 if target is not None and target.core in CORES else 1.0
+
+
+def small_sums(sums: Sums, target: Target | None) -> Sums:
+    """The requantisation with fewer multiplications where the sums are small enough for it; other
+    cores have a long multiplication, and gain nothing."""
+    if target is None or target.core not in CORES or not sums.mode or sums.bound >= 1 << 20:
+        return sums
+    return replace(sums, mode=sums.mode | 4)
 
 
 def conv_2d(
@@ -63,51 +74,66 @@ def conv_2d(
     if channels != in_c:
         return ()  # grouped convolution
     rows = weights.data().reshape(out_c, -1)
-    depth = rows.shape[1]
-    shift, table = _linear(node, rows, scales, sums)
     stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
     pad = padding(node, (in_h, in_w), (k_h, k_w), stride, (1, 1), (out_h, out_w))
+    return (
+        _product(node, rows, scales, sums, (k_h, k_w), stride, pad, (in_h, in_w), (out_h, out_w)),
+    )
+
+
+def _product(
+    node: Node, rows: NDArray[Any], scales: list[float], sums: Sums, window: tuple[int, int],
+    stride: tuple[int, int], pad: tuple[int, int], in_size: tuple[int, int],
+    out_size: tuple[int, int],
+) -> Kernel:  # fmt: skip
+    """ek_conv_2d_s8_m0 with weights [out_c, window and in_c]; sizes are (height, width)."""
+    out_c, depth = rows.shape
+    in_c = depth // (window[0] * window[1])
+    zero_point = node.activation_input(0).zero_point
+    shift, table = _linear(node, rows, per_channel(scales, out_c), sums)
     reach = sliding_shift(
-        (in_h, in_w, in_c), (out_h, out_w, out_c), window=(k_h, k_w), stride=stride, pad=pad,
+        (*in_size, in_c), (*out_size, out_c), window=window, stride=stride, pad=pad,
         block=_PIXELS, buffered=True,
     )  # fmt: skip
     sizes = {
-        "in_h": in_h, "in_w": in_w, "in_c": in_c, "out_h": out_h, "out_w": out_w,
-        "out_c": out_c, "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
-        "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
+        "in_h": in_size[0], "in_w": in_size[1], "in_c": in_c, "out_h": out_size[0],
+        "out_w": out_size[1], "out_c": out_c, "k_h": window[0], "k_w": window[1],
+        "stride_h": stride[0], "stride_w": stride[1], "pad_h": pad[0], "pad_w": pad[1],
+        "zero_point": zero_point,
     }  # fmt: skip
-    blocks = -(-out_h * out_w // _PIXELS)
-    per_channel = 10.4 * depth + 60 + (4 * 19 if shift else 4 * 45)
+    pixels = out_size[0] * out_size[1]
+    blocks = -(-pixels // _PIXELS)
+    per_channel_cost = 10.4 * depth + 60 + (4 * 19 if shift else 4 * 45)
+    multiplier_table, shift_table = sums.multipliers, sums.shifts
+    if multiplier_table.values.size == 1:
+        # One scale for all channels; the kernel wants one for each.
+        multiplier_table, shift_table = (
+            replace(t, values=np.repeat(t.values, out_c)) for t in (multiplier_table, shift_table)
+        )
     tables: list[Table] = [
         Table("weights", "uint8_t", (rows.astype(np.int16) + 128).astype(np.uint8)),
         Table("requant", "int32_t", table),
     ]
     if not shift:
-        tables += sums.tables[1:]
-    return (
-        Kernel(
-            function="ek_conv_2d_s8_m0" if shift == 0 else "ek_conv_2d_s8_m0_linear",
-            header="ek_conv_2d_s8_m0.h",
-            args=(
-                Input(0),
-                Data("weights"),
-                Data("requant"),
-                *(() if shift else (Data("multipliers"), Data("shifts"))),
-                Scratch("int32_t"),
-                *(Literal(name, value) for name, value in sizes.items()),
-                *(
-                    (Literal("shift", shift),)
-                    if shift
-                    else (sums.mode_literal, *sums.output_literals)
-                ),
-                Output(0),
-            ),  # fmt: skip
-            tables=tuple(tables),
-            cores=CORES,
-            scratch_bytes=16 * depth + (0 if shift else 16 * out_c),
-            overlaps=(Overlap(max_shift=reach),),
-            cost=blocks * (out_c * per_channel + 100) + out_h * out_w * (4 * depth + 20 * k_h),
+        tables += [multiplier_table, shift_table]
+    return Kernel(
+        function="ek_conv_2d_s8_m0" if shift == 0 else "ek_conv_2d_s8_m0_linear",
+        header="ek_conv_2d_s8_m0.h",
+        args=(
+            Input(0),
+            Data("weights"),
+            Data("requant"),
+            *(() if shift else (Data("multipliers"), Data("shifts"))),
+            Scratch("int32_t"),
+            *(Literal(name, value) for name, value in sizes.items()),
+            *((Literal("shift", shift),) if shift else (sums.mode_literal, *sums.output_literals)),
+            Output(0),
         ),
+        tables=tuple(tables),
+        cores=CORES,
+        scratch_bytes=16 * depth + (0 if shift else 16 * min(out_c, _CHANNELS)),
+        overlaps=(Overlap(max_shift=reach),),
+        cost=blocks * (out_c * per_channel_cost + 100) + pixels * (4 * depth + 20 * window[0]),
     )
 
 
@@ -134,6 +160,21 @@ def _linear(
             parts = [found.mult >> 20, (found.mult >> 10) & 1023, found.mult & 1023]
             return shift, np.stack([biases + found.delta, *parts, found.add], axis=1)
     return 0, biases
+
+
+def matrix_rows(
+    node: Node, scales: list[float], sums: Sums, target: Target | None
+) -> tuple[Kernel, ...]:
+    """FULLY_CONNECTED of several rows: a 1x1 convolution whose pixels are the rows."""
+    if target is None or target.core not in CORES:
+        return ()
+    weights = node.constant_input(1, "weights").data()
+    pixels = node.output.elements // len(weights)
+    if pixels == 1:
+        return ()
+    return (
+        _product(node, weights, scales, sums, (1, 1), (1, 1), (0, 0), (1, pixels), (1, pixels)),
+    )
 
 
 def fully_connected(node: Node, sums: Sums, target: Target | None) -> tuple[Kernel, ...]:

@@ -66,6 +66,8 @@ def _search(
         near_a, near_b = round(real_a * 2**q), round(sign * real_b * 2**q)
         # Every partial sum stays within 32 bits, whatever the order of the additions.
         room = (1 << 31) - 1 - 128 * (abs(near_a) + abs(near_b) + 2 * _REACH)
+        if room < 0:
+            continue
         # What a pair's bounds are without the bias, as far as they do not depend on factors.
         least = np.where(results > low, results << q, -(1 << 60))
         most = np.where(results < high, (results + 1) << q, 1 << 60)

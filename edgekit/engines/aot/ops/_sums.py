@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from edgekit.graph import Tensor
 
-#: EK_ANY, EK_DOWN and EK_RELU of firmware/include/ek_math.h
-ANY, DOWN, RELU = 0, 1, 2
+#: EK_ANY, EK_DOWN, EK_RELU and the flag EK_SMALL of firmware/include/ek_math.h
+ANY, DOWN, RELU, SMALL = 0, 1, 2, 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Sums:
     output_zero: int
     low: int
     high: int
+    #: no sum's magnitude exceeds this
+    bound: int = 1 << 31
 
     @property
     def tables(self) -> tuple[Table, ...]:
@@ -109,6 +111,7 @@ def sums(
         output_zero=output.zero_point,
         low=low,
         high=high,
+        bound=bound,
     )
 
 

@@ -45,7 +45,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     pad = padding(node, (in_h, in_w), (window_h, window_w), stride, dilation, (out_h, out_w))
     depth = window_h * window_w * depth_c
     scales = per_channel(effective_scales(input_, weights, output), out_c)
-    result = sums(node, weights.data().reshape(out_c, depth), bias, scales)
+    result = m0.small_sums(sums(node, weights.data().reshape(out_c, depth), bias, scales), target)
     overlaps: tuple[Overlap, ...] = ()
     if batches == 1 and groups == 1:
         shift = sliding_shift(

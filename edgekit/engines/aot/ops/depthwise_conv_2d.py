@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.engines.aot import dsp, mve
+from edgekit.engines.aot import dsp, m0, mve
 from edgekit.engines.aot.lowering import (
     Data,
     Input,
@@ -53,7 +53,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     # The kernel wants each channel's window in one piece.
     rows = np.ascontiguousarray(weights.data().reshape(window_h * window_w, out_c).T)
     scales = per_channel(effective_scales(input_, weights, output), out_c)
-    result = sums(node, rows, bias, scales)
+    result = m0.small_sums(sums(node, rows, bias, scales), target)
     plane_h = (out_h - 1) * stride[0] + (window_h - 1) * dilation[0] + 1
     plane_w = (out_w - 1) * stride[1] + (window_w - 1) * dilation[1] + 1
     columns, block = _blocks(out_h, out_w)
@@ -69,6 +69,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     return (
         *(dsp.depthwise_conv_2d(node, scales, target) if batches == 1 else ()),
         *mve.depthwise_conv_2d(node, scales, target),
+        *mve.depthwise_any(node, scales, target),
         Kernel(
             function="ek_depthwise_conv_2d_s8",
             header="ek_depthwise_conv_2d_s8.h",

@@ -45,12 +45,15 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         scales = [float(product) / output.scale]
     outputs, depth = weights.shape
     rows = output.elements // outputs
-    result = sums(node, weights.data(), bias, scales, weights_zero=weights_zero)
+    result = m0.small_sums(
+        sums(node, weights.data(), bias, scales, weights_zero=weights_zero), target
+    )
     return (
         *(dsp.fully_connected(node, scales, target) if weights_zero == 0 else ()),
         *(dsp.matrix_rows(node, scales, target) if weights_zero == 0 else ()),
         *(mve.fully_connected(node, scales, target) if weights_zero == 0 else ()),
         *(m0.fully_connected(node, result, target) if weights_zero == 0 else ()),
+        *(m0.matrix_rows(node, scales, result, target) if weights_zero == 0 else ()),
         Kernel(
             function="ek_fully_connected_s8",
             header="ek_fully_connected_s8.h",
