@@ -405,7 +405,8 @@ def test_flash_and_bench_with_the_stand_in(
     folder = tmp_path / "data" / "edgekit" / "coral" / MODEL
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", path.name]
     # a partly mapped model: what is left runs on the CPU, and is timed by itself
-    path = models / "deeplabv3_mnv2_dm05_pascal_quant_edgetpu.tflite"
+    path = tmp_path / "deeplab_edgetpu.tflite"
+    shutil.copyfile(models / "deeplabv3_mnv2_dm05_pascal_quant_edgetpu.tflite", path)
     words = ["--runs", "2", "--warmups", "1", "--inputs", "1", "--json"]
     done = edgekit("bench", path, "--target", "coral", *words)
     document = json.loads(done.stdout)
@@ -413,7 +414,8 @@ def test_flash_and_bench_with_the_stand_in(
     assert document["runs"] == 2
     assert 0 < document["shares"]["cpu"] <= 1
     assert document["shares"]["edge"] == pytest.approx(1 - document["shares"]["cpu"])
-    assert document["outputs"]["elements"] == 513 * 513
+    assert document["outputs"] is None and "--model" in document["outputs_note"]
+    assert done.exit_code == 0
     # the stand-in computes nothing: the difference is found, and decides the exit code
     path = models / f"{MODEL}_edgetpu.tflite"
     done = edgekit("bench", path, "--target", "coral", *words)
