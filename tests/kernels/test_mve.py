@@ -169,6 +169,7 @@ BUILDERS: dict[str, tuple[Callable[[Rng], Case], ...]] = {
         plane,
         lambda rng: relu_conv(rng, kind="DEPTHWISE_CONV_2D"),
         lambda rng: depthwise(rng, window=(3, 3), square_stride=True),
+        depthwise,
     ),
     "fully_connected": (dense, fully_connected),
     "binary": (
@@ -193,7 +194,7 @@ BUILDERS: dict[str, tuple[Callable[[Rng], Case], ...]] = {
 #: Kernel functions that the cases of each kind must reach.
 FUNCTIONS = {
     "conv_2d": {"ek_conv_2d_s8_mve", "ek_conv_2d_1x1_s8_mve", "ek_conv_2d_rows_s8_mve"},
-    "depthwise_conv_2d": {"ek_depthwise_conv_2d_3x3_s8_mve"},
+    "depthwise_conv_2d": {"ek_depthwise_conv_2d_3x3_s8_mve", "ek_depthwise_conv_2d_s8_mve"},
     "fully_connected": {"ek_fully_connected_s8_mve"},
     "binary": {"ek_add_s8_mve", "ek_add_linear_s8_mve", "ek_mul_s8_mve"},
     "elementwise": {"ek_lookup_s8_mve", "ek_clamp_s8_mve"},

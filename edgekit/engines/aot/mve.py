@@ -340,6 +340,73 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
     )
 
 
+def depthwise_any(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
+    """DEPTHWISE_CONV_2D of any window, stride and dilation with multiplier 1."""
+    if _lacks(target):
+        return ()
+    input_, output = node.activation_input(0), node.output
+    weights = node.constant_input(1, "weights")
+    _, k_h, k_w, out_c = weights.shape
+    batches, in_h, in_w, channels = input_.shape
+    _, out_h, out_w, _ = output.shape
+    stride = (int(node.options["stride_h"]), int(node.options["stride_w"]))
+    dilation = tuple(int(node.options.get(f"dilation_{axis}_factor", 1)) for axis in "hw")
+    if batches != 1 or out_c != channels:
+        return ()
+    pad = padding(
+        node, (in_h, in_w), (k_h, k_w), stride, (dilation[0], dilation[1]), (out_h, out_w)
+    )
+    for axis, (size, taps, have) in enumerate(((out_h, k_h, in_h), (out_w, k_w, in_w))):
+        at = np.arange(size)[:, None] * stride[axis] - pad[axis] + np.arange(taps) * dilation[axis]
+        if not ((at >= 0) & (at < have)).any(axis=1).all():
+            return ()  # a window without a tap inside the image
+    rows = weights.data().reshape(k_h * k_w, channels)
+    requant = _requantization(node, rows.T, scales)
+    if requant is None:
+        return ()
+    bias = node.optional_constant(2, "bias")
+    own = np.zeros(channels, np.int64) if bias is None else bias.data().reshape(-1)
+    requant = replace(requant, bias=own.astype(np.int64))
+    blocks = -(-channels // 8)
+    table = np.zeros((k_h * k_w, 8 * blocks), np.int8)
+    table[:, :channels] = rows
+    table = np.ascontiguousarray(table.reshape(k_h * k_w, blocks, 8).transpose(1, 0, 2))
+    order = np.array([0, 2, 4, 6, 1, 3, 5, 7]) + 8 * np.arange(blocks)[:, None]
+    constants = requant.rows(np.minimum(order, channels - 1))
+    sizes = {
+        "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
+        "k_h": k_h, "k_w": k_w, "stride_h": stride[0], "stride_w": stride[1],
+        "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_h": pad[0], "pad_w": pad[1],
+    }  # fmt: skip
+    shift = sliding_shift(
+        (in_h, in_w, channels), (out_h, out_w, channels), window=(k_h, k_w), stride=stride,
+        dilation=(dilation[0], dilation[1]), pad=pad, order="channel",
+    )  # fmt: skip
+    per_block = 9 * k_h * k_w + 8 * k_h + 25 + requant.instructions(2) + 8 * requant.clamps
+    return (
+        Kernel(
+            function="ek_depthwise_conv_2d_s8_mve",
+            header="ek_depthwise_conv_2d_s8_mve.h",
+            args=(
+                Input(0),
+                Data("weights"),
+                Data("requant"),
+                *(Literal(name, value, extent=True) for name, value in sizes.items()),
+                Literal("in_zero", input_.zero_point, soft=True),
+                *requant.literals,
+                Output(0),
+            ),
+            tables=(
+                Table("weights", "int8_t", table),
+                Table("requant", "int32_t", constants),
+            ),
+            requires=("mve",),
+            overlaps=(Overlap(max_shift=shift),),
+            cost=out_h * out_w * (blocks * per_block + 30),
+        ),
+    )
+
+
 def fully_connected(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
     """FULLY_CONNECTED whose weights have no zero point."""
     if _lacks(target):
