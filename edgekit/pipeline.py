@@ -52,9 +52,10 @@ def _run(order: Order, folder: Path) -> Measurement:
     model = read_model(order.model)
     target = load_target(order.target)
     if target.port is None:
+        there = target.name if target.kind in ("linux", "android") else "host"
         raise UsageError(
             f"there is no firmware for {target.name}",
-            fix=f"edgekit bench {order.model} --target host, or a board of: edgekit targets",
+            fix=f"edgekit bench {order.model} --target {there}, or a board of: edgekit targets",
         )
     # said before the work is done, not after it
     require_flashable(order.port, "firmware.bin or firmware.elf", target)
