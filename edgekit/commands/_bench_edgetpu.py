@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgekit.engines.edgetpu.measure import EdgeTpuRun
     from edgekit.errors import EdgekitError
     from edgekit.graph import Model
+    from edgekit.records import OutputCheck
     from edgekit.targets import Target
 
 
@@ -59,7 +60,7 @@ def run(
         _estimate(board, source, bundle, error, as_json)
         return
     if as_json:
-        console.emit_json("bench", _document(board, bundle, measured))
+        console.emit_json("bench", _document(board, bundle, source, measured))
     else:
         _print(board, bundle, measured)
     found = measured.comparison
@@ -172,7 +173,7 @@ def _estimate(
     if reason.fix:
         console.note(f"  try: {reason.fix}")
     if as_json:
-        console.emit_json("bench", _estimate_document(board, source, found, reason))
+        console.emit_json("bench", _estimate_document(board, source, bundle, found, reason))
         return
     print(
         f"{source.name} on {board.name}: {found.latency_ms:.2f} ms (estimated, ±"
@@ -190,17 +191,70 @@ def _estimate(
     console.note(found.basis)
 
 
+def _report(
+    board: Target,
+    model: Model,
+    macs: int,
+    *,
+    kind: Literal["measured", "estimated"],
+    latencies_us: tuple[float, ...],
+    warmups: int = 0,
+    port: str = "",
+    outputs: OutputCheck | None = None,
+    memory: dict[str, Any] | None = None,
+    notes: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """The document that every bench writes, for an Edge TPU."""
+    from edgekit.records import Measurement
+    from edgekit.report.figures import report_json
+
+    return report_json(
+        Measurement(
+            kind=kind,
+            target=board.name,
+            engine="edgetpu",
+            port=port,
+            model_name=model.name,
+            model_sha256=model.sha256,
+            model_macs=macs,
+            build_id=None,
+            warmups=warmups,
+            runs=len(latencies_us) if kind == "measured" else 0,
+            latencies_us=latencies_us,
+            memory=memory or {},
+            outputs=outputs,
+            notes=notes,
+        )
+    )
+
+
+def _memory(bundle: Bundle | None) -> dict[str, Any]:
+    if bundle is None:
+        return {}
+    compiled = bundle.compiled
+    return {"cached_bytes": compiled.cached_bytes, "streamed_bytes": compiled.streamed_bytes}
+
+
 def _estimate_document(
-    board: Target, source: Model, found: LatencyEstimate, reason: EdgekitError
+    board: Target,
+    source: Model,
+    bundle: Bundle | None,
+    found: LatencyEstimate,
+    reason: EdgekitError,
 ) -> dict[str, Any]:
     from edgekit.graph.macs import model_cost
 
+    report = _report(
+        board,
+        source,
+        model_cost(source).macs,
+        kind="estimated",
+        latencies_us=(found.latency_ms * 1e3,),
+        memory=_memory(bundle),
+        notes=(found.basis,),
+    )
     return {
-        "model": {"name": source.name, "sha256": source.sha256, "macs": model_cost(source).macs},
-        "target": board.name,
-        "engine": "edgetpu",
-        "kind": "estimated",
-        "latency_us": {"p50": found.latency_ms * 1e3},
+        **report,
         "error": {"mean": found.mean_error, "largest": found.largest_error},
         "basis": found.basis,
         "parts_us": {
@@ -213,43 +267,52 @@ def _estimate_document(
     }
 
 
-def _document(board: Target, bundle: Bundle, found: EdgeTpuRun) -> dict[str, Any]:
+def _document(
+    board: Target, bundle: Bundle, source: Model | None, found: EdgeTpuRun
+) -> dict[str, Any]:
+    from edgekit.graph.macs import model_cost
     from edgekit.inspection import finite
-    from edgekit.records import to_json
+    from edgekit.records import OutputCheck, to_json
     from edgekit.report.figures import percentile
 
-    times = found.latencies_us
-    share = found.cpu_share
-    document: dict[str, Any] = finite(
-        {
-            "model": {"name": bundle.name, "sha256": bundle.model.sha256},
-            "target": board.name,
-            "engine": "edgetpu",
-            "kind": "measured",
-            "runtime": found.runtime,
-            "library": found.library,
-            "device": found.device,
-            "first_inference_us": found.first_us,
-            "warmups": found.warmups,
-            "runs": len(times),
-            "latency_us": {
-                "min": min(times),
-                **{f"p{p}": percentile(times, p / 100) for p in (50, 90, 95, 99)},
-                "max": max(times),
-            },
-            "shares": {
-                "cpu": share,
-                "edge": None if share is None else 1.0 - share,
-                "cpu_us": found.cpu_us,
-                "basis": found.cpu_note,
-            },
-            "outputs": to_json(found.comparison) if found.comparison is not None else None,
-            "outputs_note": found.comparison_note or None,
-            "cached_bytes": bundle.compiled.cached_bytes,
-            "streamed_bytes": bundle.compiled.streamed_bytes,
-        }
+    times, share, same = found.latencies_us, found.cpu_share, found.comparison
+    model = source or bundle.model
+    check = None
+    if same is not None:
+        check = OutputCheck(reference=same.reference, compared=same.inputs, match=same.close)
+    document = _report(
+        board,
+        model,
+        model_cost(model).macs,
+        kind="measured",
+        latencies_us=times,
+        warmups=found.warmups,
+        port=found.device,
+        outputs=check,
+        memory=_memory(bundle),
+        notes=tuple(filter(None, (found.cpu_note, found.comparison_note))),
     )
-    return document
+    document["outputs"].update(to_json(same) if same is not None else {})
+    document["latency_us"] = {
+        "min": min(times),
+        **{f"p{p}": percentile(times, p / 100) for p in (50, 90, 95, 99)},
+        "max": max(times),
+    }
+    document.update(
+        compiled={"name": bundle.path.name, "sha256": bundle.model.sha256},
+        runtime=found.runtime,
+        library=found.library,
+        device=found.device,
+        first_inference_us=found.first_us,
+        shares={
+            "cpu": share,
+            "edge": None if share is None else 1.0 - share,
+            "cpu_us": found.cpu_us,
+            "basis": found.cpu_note,
+        },
+    )
+    cleaned: dict[str, Any] = finite(document)
+    return cleaned
 
 
 def _print(board: Target, bundle: Bundle, found: EdgeTpuRun) -> None:

@@ -86,4 +86,6 @@ def _options(settings: tuple[str, ...], port: str | None) -> Mapping[str, str]:
         options[key.strip()] = value.strip()
     if port is not None and port.startswith("ssh:"):
         options.setdefault("host", port.removeprefix("ssh:"))
+    elif port is not None:
+        options.setdefault("device", port)
     return options
