@@ -55,10 +55,12 @@ def run(
         _estimate(board, source, None, _why_not(path, board), as_json)
         return
     try:
-        measured = _measure(bundle, board, port, data, inputs, seed, runs, warmups)
+        _find_device(bundle, board, port)
     except (MissingDependency, DeviceError) as error:
         _estimate(board, source, bundle, error, as_json)
         return
+    # a device that is there and fails is an error: an estimate would hide it
+    measured = _measure(bundle, board, port, data, inputs, seed, runs, warmups)
     if as_json:
         console.emit_json("bench", _document(board, bundle, source, measured))
     else:
@@ -108,6 +110,25 @@ def _open(path: Path, model: Path | None) -> tuple[Bundle | None, Model | None]:
     return bundle, read_model(bundle.source) if bundle.source is not None else None
 
 
+def _on_this_computer(board: Target) -> bool:
+    return board.link.get("kind") != "ssh"
+
+
+def _board_options(port: str | None) -> dict[str, str]:
+    host = (port or "").removeprefix("ssh:")
+    return {"host": host} if host else {}
+
+
+def _find_device(bundle: Bundle, board: Target, port: str | None) -> None:
+    from edgekit.engines.edgetpu import measure
+    from edgekit.installers import mdt
+
+    if _on_this_computer(board):
+        measure.find_local(bundle, board, port or "")
+    else:
+        mdt.find_board(_board_options(port))
+
+
 def _measure(
     bundle: Bundle,
     board: Target,
@@ -131,7 +152,7 @@ def _measure(
         samples = synthetic_inputs(bundle.model, count, seed or SEED)
     timed = measure.DEFAULT_RUNS if runs is None else runs
     before = measure.DEFAULT_WARMUPS if warmups is None else warmups
-    if board.link.get("kind") != "ssh":
+    if _on_this_computer(board):
         device = port or ""
         return measure.measure_local(
             bundle, board, samples, device=device, warmups=before, runs=timed

@@ -62,6 +62,23 @@ def flash(
     }
 
 
+def find_board(options: Mapping[str, Any]) -> None:
+    """Raises when there is no way to a board: no mdt or ssh, or mdt finds none.
+
+    Raises:
+        MissingDependency: mdt or ssh is not installed.
+        DeviceError: mdt finds no board.
+    """
+    import shutil
+
+    program = "ssh" if "host" in options else "mdt"
+    step = Step("devices", "find the board", ("mdt", "devices"))
+    if shutil.which(program) is None:
+        raise MissingDependency(f"{program} is not installed", step.what, _INSTALL[program])
+    if program == "mdt":
+        _require_board(run_step(step, install=_INSTALL[program]), step)
+
+
 def execute(
     bundle: Bundle,
     options: Mapping[str, Any],

@@ -210,6 +210,20 @@ def test_a_devboard_that_answers(bare: Path, models: Path) -> None:
     assert any("too large" in note for note in document["notes"])
 
 
+def test_a_board_that_fails_is_no_reason_for_an_estimate(bare: Path, models: Path) -> None:
+    answer = json.dumps({"error": "Failed to load delegate", "kind": "ValueError"})
+    tool(
+        bare,
+        "mdt",
+        "if sys.argv[1] == 'devices': print('green-mint (192.168.100.2)')\n"
+        f"if sys.argv[-1].startswith('python3 '): print({answer!r})",
+    )
+    path = models / f"{MODEL}_edgetpu.tflite"
+    error = failed(edgekit("bench", path, "--target", "coral-devboard"))
+    assert error.exit_code == 6
+    assert "no Edge TPU answers" in error.what
+
+
 @pytest.mark.parametrize(
     ("kind", "text", "error", "words"),
     [

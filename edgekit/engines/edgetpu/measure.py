@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgekit.engines.edgetpu.bundle import Bundle
     from edgekit.graph import Model
     from edgekit.installers import Report
+    from edgekit.runtimes.edgetpu import Device, Library
     from edgekit.targets import Target
 
 DEFAULT_RUNS = 50
@@ -70,6 +71,26 @@ class EdgeTpuRun:
         return None if self.cpu_us is None else min(self.cpu_us / self.median_us, 1.0)
 
 
+def find_local(bundle: Bundle, target: Target, device: str = "") -> tuple[Library, Device]:
+    """The library and a device of this computer that can run a compiled model.
+
+    Raises:
+        MissingDependency: no library, no package, or a runtime that is too old.
+        DeviceError: no device.
+    """
+    from edgekit.runtimes.edgetpu import find_package, probe, require_device, require_runtime
+
+    library = probe()
+    found = require_device(library, device or _setting(target))
+    find_package()
+    require_runtime(library, bundle.compiled.min_runtime_version, bundle.name)
+    return library, found
+
+
+def _setting(target: Target) -> str:
+    return str(target.engine_setting("edgetpu", "device", ""))
+
+
 def measure_local(
     bundle: Bundle,
     target: Target,
@@ -86,14 +107,10 @@ def measure_local(
         DeviceError: no device, or it fails.
     """
     from edgekit.runtimes import open_runner
-    from edgekit.runtimes.edgetpu import find_package, probe, require_device, require_runtime
 
-    library = probe()
-    device = device or str(target.engine_setting("edgetpu", "device", ""))
-    found = require_device(library, device)
-    find_package()
-    require_runtime(library, bundle.compiled.min_runtime_version, bundle.name)
-    with open_runner("edgetpu", bundle.model.raw, device=device) as runner:
+    library, found = find_local(bundle, target, device)
+    chosen = device or _setting(target)
+    with open_runner("edgetpu", bundle.model.raw, device=chosen) as runner:
         # the very first inference uploads the parameters
         first_us = runner.time(samples[0], 1)[0]
         outputs = [runner.invoke(*sample) for sample in samples]
