@@ -1,0 +1,88 @@
+"""Debug probes, with OpenOCD."""
+
+from __future__ import annotations
+
+from edgekit.errors import UsageError
+from edgekit.flashers import Job, PlanStep, Progress, Report, describe, written
+from edgekit.flashers._process import Sign, failure, find_tool, run_tool, tool_version
+
+NAME = "openocd"
+TITLE = "a debug probe, with OpenOCD"
+NEEDS = "probe"
+TOOL = "openocd"
+
+_SIGNS = (
+    Sign(
+        r"LIBUSB_ERROR_ACCESS|Permission denied|insufficient permissions",
+        "no permission to use the debug probe",
+        "edgekit doctor shows the udev rule",
+    ),
+    Sign(
+        r"LIBUSB_ERROR_BUSY|unable to claim|claim_interface failed",
+        "the debug probe is in use by another program",
+        "end other debuggers and IDEs",
+    ),
+    Sign(
+        r"No device matches|open failed|unable to find a matching CMSIS-DAP|no device found",
+        "there is no debug probe, or not the one that was asked for",
+        "edgekit devices",
+    ),
+    Sign(
+        r"init mode failed|unable to connect to the target|Cannot connect|cannot read IDR|"
+        r"examination failed|Error connecting DP",
+        "the probe does not reach the chip",
+        "check power and the cable; hold reset while flashing if the firmware sleeps",
+    ),
+    Sign(
+        r"Verify Failed|verification failed|checksum mismatch",
+        "what was read back differs from what was written",
+        "flash again",
+    ),
+    Sign(
+        r"Can't find (interface|target)/",
+        "this OpenOCD does not know the target's interface or chip",
+        "a newer OpenOCD, or another flasher: edgekit targets NAME",
+    ),
+    Sign(
+        r"write.?protect|flash write failed|failed erasing",
+        "the flash refuses: it is write-protected",
+        "unlock it (for STM32: stm32x unlock, which erases everything)",
+    ),
+)
+
+
+def plan(job: Job) -> tuple[PlanStep, ...]:
+    for key in ("interface", "target"):
+        if key not in job.settings:
+            raise UsageError(
+                f"the flasher openocd of {job.target.name} has no '{key}'",
+                job.target.name,
+                "{name: openocd, interface: interface/stlink.cfg, target: target/stm32l4x.cfg}",
+            )
+    command = [TOOL, "-f", str(job.settings["interface"])]
+    if job.serial_number:
+        command += ["-c", f"adapter serial {job.serial_number}"]
+    command += ["-f", str(job.settings["target"])]
+    for piece in job.pieces[:-1]:
+        command += ["-c", f"program {{{piece.path}}} {piece.address:#x} verify"]
+    last = job.pieces[-1]
+    command += ["-c", f"program {{{last.path}}} {last.address:#x} verify reset exit"]
+    return (
+        PlanStep(f"erase and write {describe(job.pieces)}, read it back, reset", tuple(command)),
+    )
+
+
+def flash(job: Job, progress: Progress) -> Report:
+    tool = find_tool(TOOL)
+    command = [tool, *(plan(job)[0].command or ())[1:]]
+    where = job.serial_number or "debug probe"
+    stages = ("Programming Started", "Programming Finished", "Verify Started", "Verified OK")
+
+    def show(text: str) -> None:
+        passed = sum(text.count(f"** {stage} **") for stage in stages)
+        progress(min(1.0, passed / (len(stages) * len(job.pieces))))
+
+    text = run_tool(command, where=where, signs=_SIGNS, on_text=show)
+    if text.count("** Verified OK **") != len(job.pieces):
+        raise failure(command, where, text, "did not verify everything", _SIGNS)
+    return Report(NAME, tool_version(TOOL), where, written(job), "read back by OpenOCD")
