@@ -229,10 +229,10 @@ def memory_of(
         "stack_reserved_bytes": stack_bytes or None,
         "stack_bound_bytes": firmware.stack_bound_bytes,
         "staging_bytes": staging_bytes,
-        "ram_bytes": firmware.ram_bytes,
-        "weights_bytes": firmware.weights_bytes,
-        "code_bytes": firmware.code_bytes,
-        "flash_bytes": firmware.flash_bytes,
+        "ram_bytes": firmware.ram_bytes or None,
+        "weights_bytes": firmware.weights_bytes or None,
+        "code_bytes": firmware.code_bytes or None,
+        "flash_bytes": firmware.flash_bytes or None,
     }
 
 

@@ -130,7 +130,9 @@ def build(
             if target.port is None
             else f"there is no port '{target.port}' in firmware/port",
             target.name,
-            "edgekit targets",
+            f"edgekit compile MODEL.tflite --target {target.name} --project esp-idf -o FOLDER"
+            if target.toolchain.get("esp-idf-target")
+            else "edgekit targets",
         )
     if not artifact.sources or any(not name.endswith(".c") for name in artifact.sources):
         raise ModelError(
@@ -419,33 +421,18 @@ class _Work:
         steps = max(1, len(plan.steps) if plan is not None else 1)
         if self.personality is not None:
             steps = 1  # nobody asks for single steps
-        flags = (1 if kept else 0) | (2 if staging_bytes else 0)
-        stage = "ek_staging" if staging_bytes else "0"
-        lines = [
-            '#include "ek_image.h"',
-            f"extern const ek_model_t {symbol};",
-            f'__attribute__((section(".arena"), aligned({_ALIGN})))',
-            f"int8_t ek_arena[{_round_up(arena, _ALIGN)}];",
-            f"static uint32_t step_ticks[{steps}], step_crcs[{steps}];",
-        ]
-        if staging_bytes:
-            lines += [
-                f'__attribute__((section(".staging"), aligned({_ALIGN})))',
-                f"uint8_t ek_staging[{staging_bytes}];",
-            ]
-        lines += [
-            "const ek_image_t ek_image = {",
-            f"    .model = &{symbol}, .arena = ek_arena, .staging = {stage},",
-            f"    .staging_bytes = {staging_bytes}, .flags = {flags},",
-            "    .step_ticks = step_ticks, .step_crcs = step_crcs,",
-            f"    .step_capacity = {steps}, .clock_hz = EK_CLOCK_HZ,",
-            f'    .target = "{self.target.name}",',
-            f"    .build_id = {{{', '.join(f'0x{byte:02x}' for byte in build_id)}}},",
-            "};",
-        ]
+        text = image_source(
+            symbol,
+            arena_bytes=arena,
+            steps=steps,
+            kept=kept,
+            staging_bytes=staging_bytes,
+            target=self.target.name,
+            build_id=build_id,
+        )
         if self.personality is not None and plan is not None:
-            lines += self.personality.image(plan, kept)
-        (self.folder / "obj" / "ek_image.c").write_text("\n".join(lines) + "\n")
+            text += "\n".join(self.personality.image(plan, kept)) + "\n"
+        (self.folder / "obj" / "ek_image.c").write_text(text)
 
     def _link(
         self,
@@ -510,6 +497,48 @@ class _Work:
             images["uf2"] = self.folder / "firmware.uf2"
             images["uf2"].write_bytes(uf2(start, content, family))
         return images
+
+
+def image_source(
+    symbol: str,
+    *,
+    arena_bytes: int,
+    steps: int,
+    kept: bool,
+    staging_bytes: int,
+    target: str,
+    build_id: bytes,
+    placed: bool = True,
+) -> str:
+    """C of what a firmware knows of itself: the model (descriptor ``symbol``), its arena, the
+    build id. ``placed``: arena and staging have sections of their own in the linker script."""
+    flags = (1 if kept else 0) | (2 if staging_bytes else 0)
+    stage = "ek_staging" if staging_bytes else "0"
+
+    def attribute(section: str) -> str:
+        place = f'section("{section}"), ' if placed else ""
+        return f"__attribute__(({place}aligned({_ALIGN})))"
+
+    lines = [
+        '#include "ek_image.h"',
+        f"extern const ek_model_t {symbol};",
+        attribute(".arena"),
+        f"int8_t ek_arena[{_round_up(arena_bytes, _ALIGN)}];",
+        f"static uint32_t step_ticks[{steps}], step_crcs[{steps}];",
+    ]
+    if staging_bytes:
+        lines += [attribute(".staging"), f"uint8_t ek_staging[{staging_bytes}];"]
+    lines += [
+        "const ek_image_t ek_image = {",
+        f"    .model = &{symbol}, .arena = ek_arena, .staging = {stage},",
+        f"    .staging_bytes = {staging_bytes}, .flags = {flags},",
+        "    .step_ticks = step_ticks, .step_crcs = step_crcs,",
+        f"    .step_capacity = {steps}, .clock_hz = EK_CLOCK_HZ,",
+        f'    .target = "{target}",',
+        f"    .build_id = {{{', '.join(f'0x{byte:02x}' for byte in build_id)}}},",
+        "};",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _round_up(value: int, to: int) -> int:

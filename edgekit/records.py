@@ -201,6 +201,7 @@ class Firmware:
     compiler: str
     sections: tuple[Section, ...]
     symbols: tuple[Symbol, ...]
+    #: 0 where they are not known: in a project that another tool builds
     flash_bytes: int
     ram_bytes: int
     code_bytes: int

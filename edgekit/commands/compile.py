@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--project",
     type=click.Choice(["cmake", "platformio", "arduino", "esp-idf", "zephyr"]),
-    help="A ready project around the sources (engine tflm).",
+    help="A ready project around the sources (engine tflm; aot: esp-idf).",
 )
 @click.option("--name", help="Name of the model in the code; by default the file's.")
 @click.option(
@@ -72,7 +72,8 @@ def command(
 
     \b
     edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
-    edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_idf
+    edgekit compile kws.tflite --target esp32-s3 --project esp-idf -o kws_idf
+    edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_tflm_idf
     edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
     edgekit compile kws.tflite --target corstone-300 --engine ethosu -o kws_u55
     edgekit compile vww.tflite --target coral --predict
@@ -108,7 +109,8 @@ def command(
     if project is not None:
         if "project" not in chosen.OPTIONS:
             raise UsageError(
-                f"--project goes with the engine tflm, not {chosen.NAME}", fix="--engine tflm"
+                f"--project goes with the engines tflm and aot, not {chosen.NAME}",
+                fix="--engine tflm",
             )
         options["project"] = project
     flags = {"keep_input": keep_input, "debug_steps": debug_steps, "optimize": optimize}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit import __version__
 from edgekit.engines import MemoryEstimate, Support
 from edgekit.errors import FitError, ModelError, UsageError
-from edgekit.records import Artifact, Plan, to_json
+from edgekit.records import Artifact, Firmware, Plan, to_json
 
 if TYPE_CHECKING:
     from edgekit.engines.aot.ir import Program
@@ -33,6 +33,7 @@ OPTIONS: Mapping[str, str] = {
     "optimize": "speed, ram or flash: what to prefer where kernels differ (default: speed)",
     "kernels": "kernel functions to prefer over cheaper ones, separated by commas; portable: none"
     " of a single instruction set",
+    "project": "esp-idf: a project around the sources that runs the wire protocol",
 }
 
 SCHEMA_VERSION = 1
@@ -46,6 +47,7 @@ class Options:
     debug_steps: bool = False
     optimize: str = "speed"
     kernels: tuple[str, ...] = ()
+    project: str = ""
 
 
 def read_options(options: Mapping[str, Any]) -> Options:
@@ -64,6 +66,12 @@ def read_options(options: Mapping[str, Any]) -> Options:
     goal = str(options.get("optimize", "speed"))
     if goal not in GOALS:
         raise UsageError(f"optimize cannot be '{goal}'", fix=f"one of: {', '.join(GOALS)}")
+    project = str(options.get("project") or "")
+    if project not in ("", "esp-idf"):
+        raise UsageError(
+            f"the engine aot has no project for '{project}': its sources build in any C11 project",
+            fix="--project esp-idf, or --engine tflm",
+        )
     kernels = options.get("kernels", ())
     if isinstance(kernels, str):
         kernels = [name.strip() for name in kernels.split(",") if name.strip()]
@@ -72,6 +80,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
         debug_steps=_flag(options, "debug_steps"),
         optimize=goal,
         kernels=tuple(kernels),
+        project=project,
     )
 
 
@@ -216,6 +225,12 @@ def compile(
     texts = emitted.files
     prefix = emit.prefix_of(model.name)
     macs = model_macs(model)
+    folder_of_sources, made = "", None
+    if chosen.project:
+        from edgekit.engines.aot.espidf import project
+
+        made = project(texts, prefix, layout.plan, target, command)
+        texts, folder_of_sources = dict(made.files), f"{made.component}/"
     artifact = Artifact(
         engine=NAME,
         target=target.name,
@@ -224,8 +239,8 @@ def compile(
         model_macs=macs,
         folder=out,
         files=tuple(sorted([*texts, "manifest.json"])),
-        sources=(f"{prefix}.c",),
-        include_dirs=(".",),
+        sources=(f"{folder_of_sources}{prefix}.c",),
+        include_dirs=(folder_of_sources.rstrip("/") or ".",),
         plan=layout.plan,
         weights_bytes=emitted.weights_bytes,
         arena_bytes=layout.plan.arena_bytes,
@@ -234,6 +249,7 @@ def compile(
             "debug_steps": chosen.debug_steps,
             "optimize": chosen.optimize,
             "kernels": list(chosen.kernels),
+            **({"project": chosen.project} if chosen.project else {}),
         },
     )
     record = to_json(artifact)
@@ -249,10 +265,32 @@ def compile(
         "prefix": prefix,
         "artifact": record,
     }
+    if made is not None:  # what the host has to know of it, to talk to the board
+        manifest["firmware"] = to_json(
+            Firmware(
+                target=target.name,
+                model_name=model.name,
+                model_sha256=model.sha256,
+                engine=NAME,
+                elf=made.elf,
+                build_id=made.build_id,
+                compiler="ESP-IDF",
+                sections=(),
+                symbols=(),
+                flash_bytes=0,
+                ram_bytes=0,
+                code_bytes=0,
+                weights_bytes=emitted.weights_bytes,
+                stack_bound_bytes=None,
+                plan=layout.plan,
+                artifact_folder=Path("."),
+                model_macs=macs,
+            )
+        )
     with folder_atomic(out) as folder:
         for name, text in texts.items():
             path = folder / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return artifact
