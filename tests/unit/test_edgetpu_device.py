@@ -440,3 +440,64 @@ def test_flash_and_bench_with_the_stand_in(
     assert outputs["largest_difference"] > 0
     assert outputs["match"] is (outputs["largest_share"] <= 0.1)
     assert done.exit_code == (7 if outputs["largest_share"] > 0.1 else 0)
+
+
+BOARD_MDT = """
+import os, shutil, subprocess
+board = {board!r}
+if sys.argv[1] == "devices":
+    print("green-mint\\t\\t(192.168.100.2)")
+elif sys.argv[1] == "push":
+    for path in sys.argv[2:-1]:
+        shutil.copy(path, os.path.join(board, sys.argv[-1]))
+else:
+    environment = {{**os.environ, "PATH": {path!r}, "LD_LIBRARY_PATH": {library!r},
+                   "PYTHONPATH": {packages!r}}}
+    sys.exit(subprocess.run(sys.argv[-1], shell=True, cwd=board, env=environment).returncode)
+"""
+BOARD_RUNTIME = """
+import numpy
+def load_delegate(library): return library
+class Interpreter:
+    def __init__(self, model_path, experimental_delegates):
+        assert open(model_path, "rb").read(8)[4:] == b"TFL3"
+        self.data = None
+    def allocate_tensors(self): pass
+    def get_input_details(self):
+        return [{"index": 0, "shape": [1, 128, 128, 3], "dtype": numpy.uint8}]
+    def get_output_details(self): return [{"index": 1}]
+    def set_tensor(self, index, data): self.data = data
+    def invoke(self): assert self.data is not None
+    def get_tensor(self, index): return numpy.full((1, 1001), self.data.ravel()[0], numpy.uint8)
+"""
+
+
+def test_the_runner_on_the_board(bare: Path, stand_in: Path, models: Path, tmp_path: Path) -> None:
+    board, packages = tmp_path / "board", tmp_path / "packages"
+    board.mkdir()
+    (packages / "tflite_runtime").mkdir(parents=True)
+    (packages / "tflite_runtime" / "__init__.py").write_text("")
+    (packages / "tflite_runtime" / "interpreter.py").write_text(BOARD_RUNTIME)
+    folders = [str(Path(sys.executable).parent), "/usr/bin", "/bin"]
+    body = BOARD_MDT.format(
+        board=str(board), path=":".join(folders), library=str(stand_in.parent),
+        packages=str(packages),
+    )  # fmt: skip
+    tool(bare, "mdt", body)
+    path = tmp_path / f"{MODEL}_edgetpu.tflite"
+    shutil.copyfile(models / path.name, path)
+    words = ["--runs", "3", "--warmups", "1", "--json"]
+    done = edgekit("bench", path, "--target", "coral-devboard", *words)
+    assert done.exit_code == 0, (done.output, done.exception)
+    document = json.loads(done.stdout)
+    assert document["library"] == "BuildLabel(stand-in), RuntimeVersion(14)"
+    assert (document["runs"], document["warmups"], document["kind"]) == (3, 1, "measured")
+    assert document["latency_us"]["p50"] > 0
+    installed = sorted(p.name for p in (board / "edgekit" / MODEL).iterdir())
+    assert installed == ["inputs.bin", path.name, "remote_runner.py"]
+    # without the library on the board its exception comes back as our sentence
+    tool(bare, "mdt", body.replace(str(stand_in.parent), "/nowhere"))
+    error = failed(edgekit("flash", path, "--target", "coral-devboard"))
+    assert (error.exit_code, error.where) == (5, "run one inference on the board")
+    assert "needs libedgetpu.so.1, which is not installed" in error.what
+    assert "on the board: sudo apt" in str(error.fix)
