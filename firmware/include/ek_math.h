@@ -63,8 +63,14 @@ EK_KERNEL int32_t ek_requantize(int32_t x, int32_t multiplier, int32_t shift) {
 
 /* The rounding doubling high multiplication alone, for |x| < 2^30. */
 EK_KERNEL int32_t ek_multiply_high(int32_t x, int32_t multiplier) {
+#if defined(__ARM_FEATURE_DSP)
+    int32_t result;
+    __asm__("smmulr %0, %1, %2" : "=r"(result) : "r"(x * 2), "r"(multiplier));
+    return result;
+#else
     const int64_t product = (int64_t)(x * 2) * multiplier;
     return (int32_t)(product >> 32) + (int32_t)((uint32_t)product >> 31);
+#endif
 }
 
 /* The same for |x| < 2^20. A core without a long multiplication takes the multiplier as digits of 11,
@@ -122,6 +128,15 @@ EK_KERNEL int8_t ek_output_s8(
         value = ek_requantize(sum, multiplier, shift);
         return (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
     }
+#if defined(__ARM_FEATURE_DSP)
+    if (__builtin_constant_p(shift) && shift < 22) {
+        /* The zero point and both halves go into the first rounding's addend. */
+        const int32_t nudge = (mode & ~EK_SMALL) == EK_DOWN ? sum >> 31 : 0;
+        const int32_t add = (int32_t)((uint32_t)zero << (shift + 1)) + (1 << shift) + nudge;
+        __asm__("smmlar %0, %1, %2, %3" : "=r"(value) : "r"(sum * 2), "r"(multiplier), "r"(add));
+        return (int8_t)ek_clamp(value >> (shift + 1), low, high);
+    }
+#endif
     value = mode & EK_SMALL ? ek_multiply_high_small(sum, multiplier)
                             : ek_multiply_high(sum, multiplier);
     if ((mode & ~EK_SMALL) == EK_DOWN) {

@@ -124,9 +124,12 @@ EK_KERNEL void ek_squared_difference_s8(
                     const int32_t difference =
                         ek_squared_difference_scaled((*a - zero_a) * (1 << 7), multiplier_a, shift_a) -
                         ek_squared_difference_scaled((*b - zero_b) * (1 << 7), multiplier_b, shift_b);
-                    const int32_t value =
-                        ek_requantize(difference * difference, multiplier, shift);
-                    *output++ = (int8_t)(ek_clamp(value, low - zero, high - zero) + zero);
+                    /* Below 2^30, and never negative. */
+                    const int32_t square = difference * difference;
+                    *output++ =
+                        shift < 0
+                            ? ek_output_s8(square, multiplier, -shift - 1, EK_RELU, zero, low, high)
+                            : ek_output_s8(square, multiplier, shift, EK_ANY, zero, low, high);
                     a += a3;
                     b += b3;
                 }

@@ -62,12 +62,14 @@ EK_KERNEL void ek_softmax_s8(
         const int32_t fraction = (int32_t)(((uint32_t)sum << zeros) - 0x80000000u);
         const int32_t scale = ek_softmax_reciprocal(fraction);
         const int32_t shift = 12 - zeros + 31 - 8;
+        const uint32_t half = shift > 31 ? 0 : 1u << (shift - 1);
         for (int32_t i = 0; i < depth; ++i) {
             const int32_t below = top - input[i];
             int32_t value = 0;
             if (below < exps_count) {
                 const int32_t product = ek_softmax_product(scale, exps[below]);
-                value = (int32_t)(((int64_t)product + ((int64_t)1 << (shift - 1))) >> shift);
+                /* From 32 on nothing is left, as the product is below 2^31. */
+                value = shift > 31 ? 0 : (int32_t)(((uint32_t)product + half) >> shift);
             }
             value -= 128;
             output[i] = (int8_t)(value > 127 ? 127 : value);
