@@ -358,6 +358,21 @@ def test_rule(name: str) -> None:
     assert all(op.reason and op.advice for op in found.ops_cpu)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_operators_without_their_inputs_are_told_not_tripped_over(count: int) -> None:
+    from edgekit.engines.edgetpu.operators import NEWEST_VERSIONS
+
+    for kind in sorted(NEWEST_VERSIONS):
+        net = Net(2, 3)
+        out = net.builder.tensor((), scale=0.1)
+        net.builder.op(kind, [net.head] * count, [out])
+        net.head = out
+        found = net.predict()
+        assert found.ops_total == 1
+        with pytest.raises(NotKnown):
+            estimate_latency(read_model(net.builder.build([0], [out])), "usb", found, None)
+
+
 def test_a_newer_operator_version_is_refused() -> None:
     found = Net(1, 8, 8, 8).op("TANH", (1, 8, 8, 8), version=4).predict()
     assert "version 4" in found.refused[0] and "up to 3" in found.refused[0]

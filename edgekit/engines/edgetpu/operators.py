@@ -75,6 +75,9 @@ def refusal(graph: Graph, op: Op) -> Refusal | None:
         # The compiler looks at the types first: post-processing in float is "unsupported type".
         status = NOT_SUPPORTED if _data_type(graph, op) is None else DATA_TYPE
         return Refusal(status, f"the Edge TPU has no {_shown_kind(op.kind)}")
+    wanted = _INPUTS.get(op.kind, 1)
+    if len(op.inputs) < wanted or any(i < 0 for i in op.inputs[:wanted]) or not op.outputs:
+        return Refusal(NOT_SUPPORTED, "it lacks inputs or outputs")
     return (
         _constants(graph, op)
         or _data_type(graph, op)
@@ -127,6 +130,13 @@ def _dimensions(graph: Graph, op: Op) -> Refusal | None:
             )
     return None
 
+
+#: How many inputs an operator cannot do without, where it is not one.
+_INPUTS = {
+    "CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3, "PRELU": 2,
+    "ADD": 2, "SUB": 2, "MUL": 2, "MAXIMUM": 2, "MINIMUM": 2, "SQUARED_DIFFERENCE": 2,
+    "SPLIT": 2, "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2,
+}  # fmt: skip
 
 #: Inputs that must be constants: weights, biases, axes, shapes, paddings.
 _CONSTANT_INPUTS = {

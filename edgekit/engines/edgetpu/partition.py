@@ -7,7 +7,6 @@ not by the order in the file); all others run on the CPU after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,6 +81,7 @@ def predict(model: Model) -> Partition:
     own = {op.index: _refusal(graph, op) for op in graph.ops}
     before, mapped = split(graph, {i for i, found in own.items() if found is None})
     framework = framework_of(model)
+    blockers = _blockers(graph, own, mapped)
     left = []
     for op in graph.ops:
         if op.index in mapped:
@@ -89,7 +89,7 @@ def predict(model: Model) -> Partition:
         found = own[op.index]
         blocker = None
         if found is None:
-            blocker = _blocker(graph, op, own, mapped)
+            blocker = blockers.get(op.index)
             found = Refusal(SUBGRAPH, _behind(graph, blocker))
         left.append(
             CpuOp(
@@ -116,31 +116,45 @@ def predict(model: Model) -> Partition:
 
 def split(graph: Graph, supported: set[int]) -> tuple[set[int], set[int]]:
     """Indices of the operators before the Edge TPU's part, and of those in it."""
-    producers: dict[int, int] = {}
+    producers = _producers(graph)
+    before = _closure(graph, producers, {o.index for o in graph.ops} - supported, set())
+    return before, _closure(graph, producers, supported, before)
+
+
+def _producers(graph: Graph) -> dict[int, int]:
+    """The operator that writes each tensor."""
+    return {index: op.index for op in graph.ops for index in op.outputs}
+
+
+def _needs(op: Op, producers: dict[int, int]) -> set[int]:
+    return {producers[index] for index in op.inputs if index in producers}
+
+
+def _closure(
+    graph: Graph, producers: dict[int, int], candidates: set[int], done: set[int]
+) -> set[int]:
+    """The candidates that can run, one after the other, when ``done`` have run."""
+    waiting: dict[int, int] = {}
+    consumers: dict[int, list[int]] = {}
+    ready: list[int] = []
     for op in graph.ops:
-        producers.update(dict.fromkeys(op.outputs, op.index))
-
-    def closure(candidates: Iterable[Op], done: set[int]) -> set[int]:
-        """The candidates that can run when ``done`` have run, in turn."""
-        waiting, taken = list(candidates), set[int]()
-        while True:
-            ready = {
-                op.index
-                for op in waiting
-                if all(
-                    producers[i] in done or producers[i] in taken
-                    for i in op.inputs
-                    if i in producers
-                )
-            }
-            if not ready:
-                return taken
-            taken |= ready
-            waiting = [op for op in waiting if op.index not in ready]
-
-    before = closure((op for op in graph.ops if op.index not in supported), set())
-    mapped = closure((op for op in graph.ops if op.index in supported), before)
-    return before, mapped
+        if op.index not in candidates:
+            continue
+        needs = _needs(op, producers) - done
+        for index in needs:
+            consumers.setdefault(index, []).append(op.index)
+        waiting[op.index] = len(needs)
+        if not needs:
+            ready.append(op.index)
+    taken: set[int] = set()
+    while ready:
+        index = ready.pop()
+        taken.add(index)
+        for consumer in consumers.get(index, ()):
+            waiting[consumer] -= 1
+            if not waiting[consumer]:
+                ready.append(consumer)
+    return taken
 
 
 def _refusal(graph: Graph, op: Op) -> Refusal | None:
@@ -150,21 +164,21 @@ def _refusal(graph: Graph, op: Op) -> Refusal | None:
         return Refusal(NOT_SUPPORTED, "its inputs and options make no sense together")
 
 
-def _blocker(graph: Graph, op: Op, own: dict[int, Refusal | None], mapped: set[int]) -> Op | None:
-    """The first operator upstream that the Edge TPU refuses by itself."""
-    producers = {index: other for other in graph.ops for index in other.outputs}
-    seen, queue = {op.index}, [op]
-    found: list[Op] = []
-    while queue:
-        for index in queue.pop().inputs:
-            other = producers.get(index)
-            if other is None or other.index in seen or other.index in mapped:
-                continue
-            seen.add(other.index)
-            if own[other.index] is not None:
-                found.append(other)
-            queue.append(other)
-    return min(found, key=lambda o: o.index, default=None)
+def _blockers(graph: Graph, own: dict[int, Refusal | None], mapped: set[int]) -> dict[int, Op]:
+    """For operators behind ones that the Edge TPU refuses by themselves: the first of these."""
+    producers = _producers(graph)
+    found: dict[int, int] = {}
+    # files list operators in an order in which they can run
+    for op in graph.ops:
+        upstream = [
+            blocker
+            for index in _needs(op, producers) - mapped - {op.index}
+            if (blocker := index if own[index] is not None else found.get(index, -1)) >= 0
+        ]
+        if upstream:
+            found[op.index] = min(upstream)
+    by_index = {op.index: op for op in graph.ops}
+    return {index: by_index[blocker] for index, blocker in found.items()}
 
 
 def _behind(graph: Graph, blocker: Op | None) -> str:
