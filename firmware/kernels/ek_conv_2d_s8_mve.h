@@ -16,7 +16,8 @@ ek_mve_offsets(ek_mve_job_t *job, int32_t row)
     }
 }
 
-/* 1x1, stride 1: in [pixels][in_c], out [pixels][out_c]; columns: 2 * in_c + 16 bytes. */
+/* 1x1, stride 1: in [pixels][in_c], out [pixels][out_c]; columns: 2 * in_c bytes, and what in_c
+ * lacks to a multiple of 16. */
 EK_KERNEL void
 ek_conv_2d_1x1_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requant,
                      int8_t *columns, const int32_t pixels, const int32_t in_c,
@@ -45,7 +46,7 @@ ek_conv_2d_1x1_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *re
 
 /* Any window and stride: in [in_h][in_w][in_c], out [out_h][out_w][out_c]. Inputs outside the
  * image are in_zero (the bias holds -in_zero * sum of weights).
- * columns: 2 * k_h * k_w * in_c + 16 bytes. */
+ * columns: 2 * k_h * k_w * in_c bytes, and what the depth lacks to a multiple of 16. */
 EK_KERNEL void
 ek_conv_2d_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requant,
                  int8_t *columns, const int32_t in_h, const int32_t in_w, const int32_t in_c,
@@ -202,7 +203,8 @@ ek_scatter_mve(const ek_mve_strip_t *map, int8_t *to, const int8_t *from, int32_
  * column ([columns][k_h][in_c]), where the windows of neighbouring pixels overlap, so that each is
  * copied k_h times and not k_h * k_w. weights as for ek_conv_2d_s8_mve with each channel's
  * [k_w][k_h][in_c]. phases: 0 for whole pixels at a time, else as in ek_scatter_mve.
- * strip: ((out_w - 1) * stride_w + k_w) * k_h * in_c + 16 bytes, aligned to 4. */
+ * strip: ((out_w - 1) * stride_w + k_w) * k_h * in_c bytes, and what the depth lacks to a multiple
+ * of 16; aligned to 4. */
 EK_KERNEL void
 ek_conv_2d_rows_s8_mve(const int8_t *in, const int8_t *weights, const int32_t *requant,
                        int8_t *strip, const int32_t in_h, const int32_t in_w,

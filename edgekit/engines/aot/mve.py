@@ -195,7 +195,8 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             Table("requant", "int32_t", requant.rows(blocks)),
         ),
         requires=("mve",),
-        scratch_bytes=2 * depth + _LANES,
+        # The second column's last vector may reach beyond it.
+        scratch_bytes=2 * depth + -depth % _LANES,
         overlaps=(Overlap(max_shift=reach),),
         cost=pairs * (len(blocks) * per_block + gather)
         + (60 if tail else 50 + pixels % 2 * (len(blocks) * per_block + 70)),
@@ -235,7 +236,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             Table("requant", "int32_t", requant.rows(blocks)),
         ),
         requires=("mve",),
-        scratch_bytes=strip * column + _LANES,
+        scratch_bytes=strip * column + -depth % _LANES,
         overlaps=(
             Overlap(
                 max_shift=sliding_shift(
@@ -296,14 +297,14 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
     table[:, :3, :3] = planes.reshape(channels, 3, 3).transpose(0, 2, 1)
     table = np.concatenate([np.zeros(8, np.int8), table.reshape(-1)])
     rows = -(-out_h // 2) if stride == 1 else out_h
+    # A strip ends with a pair of output rows. The smallest one is for those who lack the room.
+    least = min(stride, rows)
     strip = rows
     if pitch * (rows + 2) > _TILES_BYTES:
-        # A strip ends with a pair of output rows.
-        strip = max(2, (_TILES_BYTES // pitch - 2) // 2 * 2)
-        strip = min(strip, rows)
+        strip = min(max(least, (_TILES_BYTES // pitch - 2) // 2 * 2), rows)
     sizes = {
         "in_h": in_h, "in_w": in_w, "channels": channels, "out_h": out_h, "out_w": out_w,
-        "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "strip": strip,
+        "stride": stride, "pad_h": pad[0], "pad_w": pad[1],
     }  # fmt: skip
     blocks, rest = divmod(out_w, 4)
     more = (9, 1, 0)[requant.mode] + 6 * requant.clamps
@@ -312,8 +313,18 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
     per_pair = blocks * eight + (0, four, four, eight if blocks else 2 * four)[rest] + 4 + stride
     gathers = -(-min(in_w, columns - pad[1]) // 8)
     per_channel = -(-out_h // 2) * per_pair + (rows + 1) * (8 * gathers + 1) + 30 * gathers
-    strips = -(-rows // strip)
-    return (
+    tables = (
+        Table("weights", "int8_t", table),
+        Table("requant", "int32_t", requant.rows(np.arange(channels)).reshape(-1)),
+    )
+
+    def in_place(held: int) -> bool:
+        return all(
+            (2 if stride == 1 else 1) * top * out_w <= (2 * top + 2 - pad[0]) * in_w
+            for top in range(held, rows, held)
+        )
+
+    return tuple(
         Kernel(
             function="ek_depthwise_conv_2d_3x3_s8_mve",
             header="ek_depthwise_conv_2d_3x3_s8_mve.h",
@@ -323,20 +334,22 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
                 Data("requant"),
                 Scratch(),
                 *(Literal(name, value) for name, value in sizes.items()),
+                Literal("strip", held),
                 Literal("in_zero", input_.zero_point, soft=True),
                 *requant.literals,
                 Output(0),
             ),
-            tables=(
-                Table("weights", "int8_t", table),
-                Table("requant", "int32_t", requant.rows(np.arange(channels)).reshape(-1)),
-            ),
+            tables=tables,
             requires=("mve",),
-            scratch_bytes=(strip + 2) * pitch,
-            # Channel c of the output overwrites nothing but channel c of the input.
-            overlaps=(Overlap(min_shift=0, max_shift=0),),
-            cost=channels * (per_channel + 100 + 70 * (strips - 1)) + 250 + pitch * (strip + 2) / 8,
-        ),
+            scratch_bytes=(held + 2) * pitch,
+            # Channel c of the output overwrites nothing but channel c of the input, of rows that
+            # no later strip reads.
+            overlaps=(Overlap(min_shift=0, max_shift=0),) if in_place(held) else (),
+            cost=channels * (per_channel + 100 + 70 * (-(-rows // held) - 1))
+            + 250
+            + pitch * (held + 2) / 8,
+        )
+        for held in sorted({strip, least})
     )
 
 
