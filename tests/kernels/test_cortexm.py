@@ -93,11 +93,12 @@ def test_any(core: str, seed: int, sample: float, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "zig"])
-def test_products(compiler: str, seed: int, sample: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("core", CORES)
+def test_products(core: str, compiler: str, seed: int, sample: float, tmp_path: Path) -> None:
     """Products of two matrices that are both computed at run time."""
     rng = np.random.default_rng(seed + 4)
     cases = make(20 * sample, lambda: batch_matmul(rng))
-    counts = check_on_core(cases, "cortex-m4", tmp_path, compiler=compiler)
+    counts = check_on_core(cases, core, tmp_path, compiler=compiler)
     assert counts, "the kernel was never chosen"
 
 

@@ -177,6 +177,52 @@ def matrix_rows(
     )
 
 
+def batch_matmul(
+    node: Node, geometry: tuple[Literal, ...], scale: tuple[int, int], target: Target | None
+) -> tuple[Kernel, ...]:
+    """BATCH_MATMUL: rhs becomes rows of weights at run time.
+
+    Args:
+        geometry: the portable kernel's sizes and steps.
+        scale: multiplier and shift of the output.
+    """
+    second = node.inputs[1]
+    if target is None or target.core not in CORES or second is None:
+        return ()
+    number = {literal.name: int(literal.value) for literal in geometry}
+    depth, columns, rows = number["depth"], number["columns"], number["rows"]
+    multiplier, shift = scale
+    bound = 255 * 255 * depth
+    if bound >= 1 << 30 or not -30 <= shift <= -1:
+        return ()
+    mode = 5 if bound < 1 << 20 else 1  # EK_DOWN, perhaps with EK_SMALL
+    blocks = number["n0"] * number["n1"] * -(-rows // _PIXELS)
+    return (
+        Kernel(
+            function="ek_batch_matmul_s8_m0",
+            header="ek_batch_matmul_s8_m0.h",
+            args=(
+                Input(0),
+                Input(1),
+                Data("zeros"),
+                Scratch("int32_t"),
+                *geometry,
+                Literal("zero_r", second.zero_point, soft=True),
+                Literal("mode", mode),
+                Literal("multiplier", multiplier, soft=True),
+                Literal("shift", -shift - 1),
+                Literal("zero", node.output.zero_point, soft=True),
+                Output(0),
+            ),
+            tables=(Table("zeros", "int32_t", np.zeros(_CHANNELS, np.int32)),),
+            cores=CORES,
+            scratch_bytes=16 * depth + 16 * _CHANNELS + columns * depth,
+            cost=blocks * columns * (10.4 * depth + 60 + 4 * (25 if mode == 5 else 45))
+            + number["n0"] * number["n1"] * depth * (8 * rows + 7 * columns),
+        ),
+    )
+
+
 def fully_connected(node: Node, sums: Sums, target: Target | None) -> tuple[Kernel, ...]:
     """FULLY_CONNECTED of one row whose depth is a multiple of four."""
     if target is None or target.core not in CORES:

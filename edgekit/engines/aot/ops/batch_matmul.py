@@ -61,6 +61,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     )
     return (
         *dsp.batch_matmul(node, geometry, (multiplier, shift), target),
+        *m0.batch_matmul(node, geometry, (multiplier, shift), target),
         Kernel(
             function="ek_batch_matmul_s8",
             header="ek_batch_matmul_s8.h",
