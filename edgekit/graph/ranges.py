@@ -513,8 +513,8 @@ def _forward_fully_connected(analysis: _Analysis, op: Op) -> Interval | None:
     if _quantization(weights).per_channel:
         multipliers = _channel_multipliers(data, weights, output, count)
     else:
-        # TFLM multiplies these two scales in float32 (GetQuantizedConvolutionMultipler).
-        product = float(np.float32(data.scale) * np.float32(weights.scale))
+        # in double, as TFLM does; TensorFlow Lite multiplies these two in float32
+        product = data.scale * weights.scale
         multipliers = [quantize_multiplier(product / output.scale)] * count
     return _accumulator_to_output(
         acc_low + bias, acc_high + bias, multipliers, output, _activation(op)
