@@ -124,11 +124,11 @@ def test_build_flash_and_their_refusals(made: Path) -> None:
     assert firmware["build_id"] == first["build_id"]
     text = edgekit("build", "out/artifact", "-o", "again", cwd=made)
     assert "largest symbols" in text.stdout and "static bound" in text.stdout
-    flashed = edgekit("flash", "again", "--json", cwd=made)
+    flashed = edgekit("flash", "again", "--port", "virtual", "--json", cwd=made)
     assert flashed.returncode == 0, flashed.stderr
     assert json.loads(flashed.stdout)["build_id"] == firmware["build_id"]
     elsewhere = edgekit("flash", "again", "--port", "serial:/dev/nothing", cwd=made)
-    assert elsewhere.returncode == 2 and "virtual boards only" in elsewhere.stderr
+    assert elsewhere.returncode == 6 and "there is no port /dev/nothing" in elsewhere.stderr
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_build_flash_and_their_refusals(made: Path) -> None:
         (("build", "out"), 2, "not a folder that compile wrote"),
         (("build", "out/artifact", "--compiler", "iar"), 2, "no compiler is called"),
         (("run", MODEL, "--target", "host"), 2, "no firmware for host"),
-        (("run", MODEL, "--target", "pico", "--port", "tcp:a:1"), 2, "virtual boards only"),
+        (("run", MODEL, "--target", "pico", "--port", "tcp:a:1"), 2, "no board is flashed"),
         (("run", MODEL, "--target", "pico", "--engine", "tflm"), 3, "makes no plain C"),
         (("run", "missing.tflite", "--target", "pico"), 3, "cannot be read"),
     ],
