@@ -282,6 +282,11 @@ def _resize(kind: str, size: int, to: int, depth: int = 8) -> Net:
     return net.op(kind, (1, to, to, depth), net.constant([to, to]))
 
 
+def _reshape(size: int) -> Net:
+    net, shape = Net(1, size, size, 810), (1, size * size * 9, 90)
+    return net.op("RESHAPE", shape, net.constant(shape))
+
+
 def _strided(strides: list[int], **masks: int) -> Net:
     net = Net(1, 8, 8, 8)
     begin, end, step = (net.constant(v) for v in ([0] * 4, [1, 8, 8, 8], strides))
@@ -331,6 +336,8 @@ RULES: dict[str, tuple[Build, bool]] = {
     "upscale by 33": (lambda: _resize("RESIZE_BILINEAR", 1, 33), False),
     "upscale by 15.5": (lambda: _resize("RESIZE_BILINEAR", 33, 513, 1), False),
     "upscale to 8 MB": (lambda: _resize("RESIZE_BILINEAR", 256, 512, 32), False),
+    "reshape of 2.5 MB": (lambda: _reshape(56), True),
+    "reshape of 3.3 MB": (lambda: _reshape(64), False),
     "slice": (lambda: _strided([1, 1, 1, 1]), True),
     "slice with steps": (lambda: _strided([1, 2, 2, 1]), False),
     "slice with an ellipsis": (lambda: _strided([1, 1, 1, 1], ellipsis_mask=1), False),
