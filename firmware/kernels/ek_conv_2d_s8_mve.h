@@ -142,7 +142,7 @@ typedef struct {
 } ek_mve_strip_t;
 
 /* Pixels of in_c bytes, side by side, to places that are `apart`. in_c is a multiple of 16; to is
- * aligned to 4. */
+ * aligned to 4, which VSTRW needs; from is where it is. */
 EK_KERNEL void
 ek_spread_mve(int8_t *to, const int8_t *from, int32_t pixels, const int32_t in_c,
               const int32_t apart)
@@ -153,10 +153,10 @@ ek_spread_mve(int8_t *to, const int8_t *from, int32_t pixels, const int32_t in_c
         "dls lr, %[pixels]\n"
         "1:\n"
         ".rept %c[in_c] / 16 - 1\n"
-        "vldrw.u32 q0, [%[from]], #16\n"
+        "vldrb.8 q0, [%[from]], #16\n"
         "vstrw.32 q0, [%[to]], #16\n"
         ".endr\n"
-        "vldrw.u32 q0, [%[from]], #16\n"
+        "vldrb.8 q0, [%[from]], #16\n"
         ".if %c[more] <= 508\n"
         "vstrw.32 q0, [%[to]], #%c[more]\n"
         ".else\n"
