@@ -134,6 +134,22 @@ class TensorView:
 
 
 @dataclass(frozen=True)
+class StripStage:
+    """Steps that run in strips of rows, so that less is alive at once (patch-based execution)."""
+
+    #: steps of the plan, first and end
+    first: int
+    end: int
+    #: rows of the stage's last tensor per turn
+    rows: int
+    #: multiply-accumulates of the stage as it runs, and of its operators by themselves
+    macs: int
+    model_macs: int
+    #: bytes that are moved within rolling buffers, per inference
+    moved_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Where everything is in the arena, and what runs when. Made once, on the host."""
 
@@ -144,6 +160,7 @@ class Plan:
     buffers: tuple[Buffer, ...]
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
+    stages: tuple[StripStage, ...] = ()
 
 
 @dataclass(frozen=True)

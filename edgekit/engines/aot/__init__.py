@@ -8,13 +8,14 @@ step gets a kernel (:mod:`.select`, :mod:`.ops`), every buffer an offset (:mod:`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.engines import MemoryEstimate, Support
+from edgekit.engines.aot.limits import Limits, Outlook
 from edgekit.errors import FitError, ModelError, UsageError
 from edgekit.records import Artifact, Firmware, Plan, to_json
 
@@ -33,6 +34,10 @@ OPTIONS: Mapping[str, str] = {
     "optimize": "speed, ram or flash: what to prefer where kernels differ (default: speed)",
     "kernels": "kernel functions to prefer over cheaper ones, separated by commas; portable: none"
     " of a single instruction set",
+    "patches": "yes or no: stages may run in strips to make the arena smaller (default: yes)",
+    "max_ram": "largest arena, such as 24K",
+    "max_flash": "most flash for the model's code and tables, such as 96K (the code is estimated)",
+    "max_latency": "longest inference, such as 50ms (estimated)",
     "project": "esp-idf: a project around the sources that runs the wire protocol",
 }
 
@@ -48,6 +53,8 @@ class Options:
     optimize: str = "speed"
     kernels: tuple[str, ...] = ()
     project: str = ""
+    patches: bool = True
+    limits: Limits = Limits()
 
 
 def read_options(options: Mapping[str, Any]) -> Options:
@@ -56,6 +63,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
     Raises:
         UsageError: an option or a value that does not exist.
     """
+    from edgekit.engines.aot.limits import read_limits
     from edgekit.engines.aot.select import GOALS
 
     unknown = sorted(set(options) - set(OPTIONS))
@@ -81,11 +89,13 @@ def read_options(options: Mapping[str, Any]) -> Options:
         optimize=goal,
         kernels=tuple(kernels),
         project=project,
+        patches=_flag(options, "patches", default=True),
+        limits=read_limits(options),
     )
 
 
-def _flag(options: Mapping[str, Any], name: str) -> bool:
-    value = options.get(name, False)
+def _flag(options: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    value = options.get(name, default)
     if isinstance(value, bool):
         return value
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -161,20 +171,38 @@ def decide(model: Model, target: Target | None, options: Options | None = None) 
     Raises:
         ModelError: the model holds what the engine does not take.
     """
-    from edgekit.engines.aot import memory, select, trade
+    return weigh(model, target, options)[0]
+
+
+def weigh(
+    model: Model, target: Target | None, options: Options | None = None
+) -> tuple[Layout, tuple[Outlook, ...]]:
+    """The plan, and what the others that were weighed would take, the fastest one first.
+
+    Raises:
+        ModelError: the model holds what the engine does not take.
+        FitError: no plan keeps to the limits, or to the target's RAM.
+    """
+    from edgekit.engines.aot import limits, memory, select
+    from edgekit.engines.aot.search import Search
 
     chosen = options or Options()
     program = _passed(model, debug_steps=chosen.debug_steps)
-    kernels, alternatives = select.choose(
-        program, target, goal=chosen.optimize, forced=chosen.kernels
+    if chosen.debug_steps:
+        kernels, _ = select.choose(program, target, goal=chosen.optimize, forced=chosen.kernels)
+        layout = memory.arrange(program, kernels, keep_input=chosen.keep_input, overlap=False)
+        if target is not None:
+            _check_fit(layout.plan, target)
+        return layout, ()
+    search = Search(
+        program,
+        target,
+        goal=chosen.optimize,
+        forced=chosen.kernels,
+        keep_input=chosen.keep_input,
+        patches=chosen.patches,
     )
-    if not chosen.debug_steps:
-        kernels = trade.balance(
-            program, kernels, alternatives, goal=chosen.optimize, keep_input=chosen.keep_input
-        )
-    return memory.arrange(
-        program, kernels, keep_input=chosen.keep_input, overlap=not chosen.debug_steps
-    )
+    return limits.decide(search, chosen.limits, goal=chosen.optimize, target=target)
 
 
 def _passed(model: Model, *, debug_steps: bool = False) -> Program:
@@ -215,13 +243,21 @@ def compile(
     """
     import json
 
-    from edgekit.engines.aot import emit
+    from edgekit.engines.aot import emit, limits
     from edgekit.files import folder_atomic
 
     chosen = read_options(options)
-    layout = decide(model, target, chosen)
-    _check_fit(layout.plan, target)
-    emitted = emit.emit(layout, command=command, goal=chosen.optimize)
+    goal = chosen.optimize
+    layout, weighed = weigh(model, target, chosen)
+    emitted = emit.emit(layout, command=command, goal=goal)
+    code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
+    if not limits.flash_fits(emitted.weights_bytes, code, chosen.limits):
+        # Steps share code, at some cost in time, before the model is refused.
+        goal = "flash"
+        layout, weighed = weigh(model, target, replace(chosen, optimize=goal))
+        emitted = emit.emit(layout, command=command, goal=goal)
+        code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
+        limits.check_flash(emitted.weights_bytes, code, chosen.limits)
     texts = emitted.files
     prefix = emit.prefix_of(model.name)
     macs = model_macs(model)
@@ -247,8 +283,10 @@ def compile(
         options={
             "keep_input": chosen.keep_input,
             "debug_steps": chosen.debug_steps,
-            "optimize": chosen.optimize,
+            "optimize": goal,
             "kernels": list(chosen.kernels),
+            "estimates": limits.estimates(layout, code, target),
+            "plans": to_json(weighed),
             **({"project": chosen.project} if chosen.project else {}),
         },
     )
@@ -297,20 +335,14 @@ def compile(
 
 
 def _check_fit(plan: Plan, target: Target) -> None:
+    from edgekit.engines.aot.limits import pair
+
     limit = target.largest_ram_bytes
     if not limit or plan.arena_bytes <= limit:
         return
-    fullest = max(
-        range(len(plan.steps)),
-        key=lambda i: sum(b.nbytes for b in plan.buffers if b.first <= i <= b.last),
-    )
-    step = plan.steps[fullest]
-    live = ", ".join(
-        f"{b.name} {b.nbytes:,} B" for b in plan.buffers if b.first <= fullest <= b.last
-    )
     raise FitError(
         f"the model needs an arena of {plan.arena_bytes:,} B; {target.name} has {limit:,} B of"
         " RAM in one piece",
-        f"step {fullest} {step.kind} '{step.name}'; live: {live}",
+        pair(plan),
         f"edgekit targets --min-ram {-(-plan.arena_bytes // 1024)}K",
     )

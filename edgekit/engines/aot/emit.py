@@ -38,6 +38,9 @@ _LONGEST_PREFIX = 48
 #: Share of an inference's estimated instructions above which a shape gets code of its own.
 _OWN_CODE_SHARE = 0.02
 
+#: Literals that differ between the strips of an operator; their instance takes them at run time.
+_STRIP_LITERALS = frozenset(("in_h", "out_h", "pad_h", "pad_top", "pixels", "strip"))
+
 #: Words that cannot be a prefix: C and C++ keywords, and headers of the C library, which
 #: ``<prefix>.h`` would hide. Names that start with ``ek_`` are this project's own.
 _RESERVED = frozenset(
@@ -86,6 +89,8 @@ class Emitted:
 
     files: Mapping[str, str]
     weights_bytes: int
+    #: functions that call a kernel; several steps may share one
+    instances: int = 0
 
 
 def emit(layout: Layout, *, command: str, goal: str = "speed") -> Emitted:
@@ -98,7 +103,7 @@ def emit(layout: Layout, *, command: str, goal: str = "speed") -> Emitted:
     """
     emitter = _Emitter(layout, command, goal)
     files = emitter.files()
-    return Emitted(files, emitter.weights_bytes())
+    return Emitted(files, emitter.weights_bytes(), emitter.instances)
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class _Emitter:
         self.nodes = [self.program.node(step) for step in self.program.steps]
         self.tables: dict[tuple[str, bytes], str] = {}
         self.table_text: list[str] = []
+        self.instances = 0
 
     def files(self) -> dict[str, str]:
         bodies = self._instances_and_steps()
@@ -315,6 +321,7 @@ class _Emitter:
             group.steps.append(index)
             of_step.append(group)
         text = [self._instance(group) for group in groups.values()]
+        self.instances = len(groups)
         prototypes = []
         for index, group in enumerate(of_step):
             name = f"{self.prefix}_s{index}"
@@ -327,11 +334,13 @@ class _Emitter:
     def _key(self, step: int, *, extents: bool) -> Any:
         """What steps must agree on to share an instance; ``extents`` may be left out of it."""
         kernel = self.layout.kernels[step]
+        strip = self.program.steps[step].outputs[0] in self.program.rows
 
         def fixed(arg: Argument) -> Any:
             if not isinstance(arg, Literal):
                 return type(arg)
             loose = arg.soft or (arg.extent and (self.goal == "flash" or not extents))
+            loose = loose or (strip and arg.name in _STRIP_LITERALS)
             return (arg.name, type(arg.value)) if loose else (arg.name, arg.value)
 
         types = tuple(self._ctype(step, kernel, arg) for arg in kernel.args)

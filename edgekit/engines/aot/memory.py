@@ -12,7 +12,7 @@ from edgekit.engines.aot.ir import Instruction, Program
 from edgekit.engines.aot.lowering import CTYPE_BYTES, CTYPES, Kernel
 from edgekit.engines.aot.lowering import Literal as Number
 from edgekit.graph import Tensor
-from edgekit.records import Buffer, Plan, Step, TensorView
+from edgekit.records import Buffer, Plan, Step, StripStage, TensorView
 
 #: Alignment of every buffer: word loads are cheap for kernels that can use them.
 _WORD = 4
@@ -75,6 +75,7 @@ def arrange(
         buffers=_by_steps(program, placed),
         inputs=tuple(_view(program, index, offsets) for index in program.inputs),
         outputs=tuple(_view(program, index, offsets) for index in program.outputs),
+        stages=tuple(_stage(program, *stage) for stage in sorted(program.stages)),
     )
     align = max((item.align for item in problem.items), default=_WORD)
     return Layout(program, final, result, offsets, tuple(scratch), align)
@@ -258,6 +259,29 @@ def _walking(
             else arg
             for arg in kernel.args
         ),
+    )
+
+
+def _stage(program: Program, start: int, stop: int, rows: int) -> StripStage:
+    positions = [i for i in range(len(program.steps)) if start <= program.slot(i) < stop]
+    moved = macs = 0
+    whole: dict[int, int] = {}
+    for step in (program.steps[i] for i in positions):
+        out = program.tensors[step.outputs[0]]
+        if step.kind == "MOVE":
+            moved += out.nbytes
+            continue
+        count = select.macs(program, step)
+        macs += count
+        height = program.tensors[program.origin(out.index)].shape[1]
+        whole[program.origin(out.index)] = count // out.shape[1] * height
+    return StripStage(
+        first=positions[0],
+        end=positions[-1] + 1,
+        rows=rows,
+        macs=macs,
+        model_macs=sum(whole.values()),
+        moved_bytes=moved,
     )
 
 

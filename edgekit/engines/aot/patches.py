@@ -286,7 +286,9 @@ class _Strips:
             name = f"rows of {tensor.name}"
             self.tensors[place] = replace(tensor, index=place, shape=shape, name=name)
             self.windows_of[place] = home
-        return self._finished(turns, homes, carried)
+        program = self._finished(turns, homes, carried)
+        slots = self.base.slot(self.start), self.base.slot(self.stop - 1) + 1
+        return replace(program, stages=(*program.stages, (*slots, stage.rows)))
 
     def _new(self) -> int:
         self.next += 1
@@ -372,7 +374,7 @@ class _Strips:
 
     def _finished(
         self, turns: Sequence[tuple[Instruction, int]], homes: dict[int, int], carried: set[int]
-    ) -> Program | None:
+    ) -> Program:
         base = self.base
         slots = [base.slot(i) for i in range(len(base.steps))]
         first, last = slots[self.start], slots[self.stop - 1]

@@ -56,14 +56,17 @@ class Search:
         goal: str = "speed",
         forced: Sequence[str] = (),
         keep_input: bool = False,
+        patches: bool = True,
     ) -> None:
         self.program = program
         self.target = target
-        self.goal = goal
+        # The fastest kernels come first; what they take is given back where it counts.
+        self.goal = "speed" if goal == "ram" else goal
         self.forced = tuple(forced)
         self.keep_input = keep_input
+        self.stages = _MOST_STAGES if patches else 0
         self._lowered: dict[Any, tuple[Kernel, ...]] = {}
-        self._layouts: dict[int, Layout] = {}
+        self._layouts: list[tuple[Choice, Layout]] = []
 
     def choice(
         self, stages: Sequence[patches.Stage] = (), *, least: bool, enough: int = 0
@@ -107,12 +110,14 @@ class Search:
 
     def layout(self, choice: Choice) -> Layout:
         """The plan of a choice."""
-        key = id(choice)
-        if key not in self._layouts:
-            self._layouts[key] = memory.arrange(
-                choice.program, choice.kernels, keep_input=self.keep_input, overlap=True
-            )
-        return self._layouts[key]
+        for other, layout in self._layouts:
+            if other is choice:
+                return layout
+        layout = memory.arrange(
+            choice.program, choice.kernels, keep_input=self.keep_input, overlap=True
+        )
+        self._layouts.append((choice, layout))
+        return layout
 
     def smaller(self, enough: int = 0) -> list[Choice]:
         """Choices of ever fewer bytes, from the fastest one on; none beats another in both.
@@ -126,7 +131,7 @@ class Search:
         current = self.choice(least=True, enough=enough)
         assert current is not None
         found.append(current)
-        while current.bound_bytes > enough and len(current.stages) < _MOST_STAGES:
+        while current.bound_bytes > enough and len(current.stages) < self.stages:
             tried = []
             for stages in self._promising(current)[:_LOOKED_AT]:
                 for goal_bytes in sorted({enough, 0}, reverse=True):
