@@ -21,6 +21,7 @@ from edgekit import console
 @click.option("--flasher", metavar="NAME", help="By default the target's first that can be used.")
 @click.option("--serial", "serial_number", metavar="NUMBER", help="Which probe or DFU device.")
 @click.option("--dry-run", is_flag=True, help="Say exactly what would be done, and do nothing.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Edge TPU: a setting.")
 @console.json_option
 def command(
     firmware: Path,
@@ -29,18 +30,32 @@ def command(
     flasher: str | None,
     serial_number: str | None,
     dry_run: bool,
+    settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Flashes FIRMWARE, a folder that build wrote, and asks the board who it is.
 
     FIRMWARE may also be the build folder of an ESP-IDF project. A virtual board is erased and
-    flashed through its boot ROM; with virtual:state=FOLDER it keeps what it got.
+    flashed through its boot ROM; with virtual:state=FOLDER it keeps what it got. For an Edge TPU
+    FIRMWARE is a compiled model: it is installed, and one inference is run.
 
     \b
     edgekit flash firmware --port virtual
     edgekit flash firmware --port serial:/dev/ttyACM0 --flasher stm32loader --dry-run
+    edgekit flash vww_edgetpu --target coral --dry-run
     """
     import shlex
+
+    from edgekit.commands import _flash_edgetpu
+
+    if _flash_edgetpu.takes(firmware, target):
+        where = port if port != "auto" else None
+        _flash_edgetpu.run(
+            firmware, target, port=where, settings=settings, dry_run=dry_run, as_json=as_json
+        )
+        return
+    if settings:
+        raise click.UsageError("--set is for Edge TPUs: --target coral")
 
     from edgekit import flashing
     from edgekit.build import load_firmware

@@ -27,6 +27,13 @@ LIBRARY_MISSING = (
     "EDGEKIT_LIBEDGETPU to a build that matches your TensorFlow Lite"
 )
 
+NO_COMPILER = (
+    "compiling for the Edge TPU needs edgetpu_compiler, which is not on PATH\n"
+    "  try: install Google's Debian package edgetpu-compiler (x86-64 Linux only; "
+    "coral.ai/docs/edgetpu/compiler tells how, and how on other systems), or --predict for an "
+    "estimate without it"
+)
+
 
 @pytest.fixture
 def models(shared: Path) -> Path:
@@ -134,6 +141,39 @@ def test_a_model_that_was_not_compiled(bare: Path, models: Path) -> None:
     error = failed(edgekit("flash", models / f"{MODEL}.tflite", "--target", "coral"))
     assert (error.exit_code, type(error)) == (3, ModelError)
     assert "edgekit compile" in str(error.fix)
+
+
+TERMINAL = {
+    "compile": (5, f"error: {NO_COMPILER}\n"),
+    "flash": (5, f"error: {LIBRARY_MISSING}\n"),
+    "bench": (
+        5,
+        "error: "
+        + LIBRARY_MISSING.replace(
+            "not installed\n",
+            "not installed; no latency is estimated: the model before the compiler is not at hand "
+            "(--model)\n",
+        )
+        + "\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", sorted(TERMINAL))
+def test_what_a_terminal_shows(verb: str, bare: Path, models: Path, tmp_path: Path) -> None:
+    name = f"{MODEL}.tflite" if verb == "compile" else "model_edgetpu.tflite"
+    shutil.copyfile(models / f"{MODEL}_edgetpu.tflite", tmp_path / "model_edgetpu.tflite")
+    path = models / name if verb == "compile" else tmp_path / name
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", verb, str(path), "--target", "coral"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    code, text = TERMINAL[verb]
+    assert (done.returncode, done.stderr, done.stdout) == (code, text, "")
 
 
 DRY_RUNS = {
