@@ -467,7 +467,7 @@ void ek_mlperf_init(ek_mlperf_t *m, const ek_mlperf_config_t *config)
     memset(m, 0, sizeof *m);
     m->config = config;
     m->last_ticks = config->ticks();
-    memset(config->image->buffer, 0, config->image->buffer_bytes);
+    memset(config->image->buffer, (int)mask_of(config->image), config->image->buffer_bytes);
     if (config->pin != 0)
         config->pin(1);
     line(m, config->image->energy ? "m-timestamp-mode-energy" : "m-timestamp-mode-performance");
