@@ -35,6 +35,9 @@ PACKAGES: tuple[tuple[str, ...], ...] = (
     ("tflite-runtime", "numpy<2"),
 )
 
+_OLDEST_PYTHON = (3, 7)
+_VERSION = "import sys; print('python3-%d.%d' % sys.version_info[:2])"
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -174,14 +177,10 @@ def _copy(
         contents["benchmark_model"] = (name, program)
     place = quoted(folder)
     there = host.run(
-        f"mkdir -p {place} && cd {place} && ls -1 && "
-        "{ command -v python3 >/dev/null || echo no-python3; }"
+        f"mkdir -p {place} && cd {place} && ls -1 && echo system-$(uname -s) && "
+        f"{{ python3 -c {quoted(_VERSION)} 2>/dev/null || echo python3-none; }}"
     ).split()
-    supervisor = wish.python if "no-python3" in there else "python3"
-    if supervisor is None:
-        raise errors.MissingDependency(
-            f"{host.name} has no python3", host.name, "on the device: sudo apt install python3-venv"
-        )
+    supervisor = _supervisor(host, there, wish.python)
     missing = [(name, content) for name, content in contents.values() if name not in there]
     if missing:
         total = sum(len(content) for _, content in missing)
@@ -192,6 +191,27 @@ def _copy(
         moves = " && ".join(f"mv {quoted(name + '.part')} {quoted(name)}" for name, _ in missing)
         host.run(f"cd {place} && {moves}")
     return {"supervisor": supervisor, **{key: name for key, (name, _) in contents.items()}}
+
+
+def _supervisor(host: SshHost, there: Sequence[str], own: str | None) -> str:
+    """The Python that runs the runner: the system's, or the user's where that is too old."""
+    told = dict(word.split("-", 1) for word in there if word.startswith(("system-", "python3-")))
+    if told.get("system") != "Linux":
+        raise DeviceError(
+            f"{host.name} runs {told.get('system') or 'an unknown system'}, not Linux", host.name
+        )
+    version = told.get("python3", "none")
+    if version != "none" and tuple(map(int, version.split("."))) >= _OLDEST_PYTHON:
+        return "python3"
+    if own is not None:
+        return own
+    raise errors.MissingDependency(
+        f"{host.name} has no python3"
+        if version == "none"
+        else f"{host.name} has Python {version}; 3.7 is the oldest that works",
+        host.name,
+        "on the device: sudo apt install python3-venv; or --device-python with a newer one",
+    )
 
 
 def _read(path: Path) -> bytes:

@@ -140,9 +140,10 @@ class SshHost:
             yield session
 
     def command(self, command: str) -> list[str]:
-        """The words that run a shell command there."""
+        """The words that run a command of sh there, whatever shell the user has."""
         target = f"{self.user}@{self.host}" if self.user else self.host
-        return [_program("ssh"), "-T", *self._options("-p"), "--", target, command]
+        line = f"exec sh -c {quoted(command)}"
+        return [_program("ssh"), "-T", *self._options("-p"), "--", target, line]
 
     def _options(self, port_option: str) -> list[str]:
         options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_TIMEOUT_S}"]

@@ -117,6 +117,23 @@ def test_configurations_and_memory_modes(
     assert memory in (None, report["memory_mode"])
 
 
+def test_a_configuration_file_of_ones_own(kws: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.ini"
+    own.write_text(
+        "[System_Config.Mine]\ncore_clock=250e6\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
+        "Sram_clock_scale=1.0\nOffChipFlash_clock_scale=0.125\n"
+        "[Memory_Mode.Mine]\nconst_mem_area=Axi1\narena_mem_area=Axi0\ncache_mem_area=Axi0\n"
+    )
+    artifact = compile_(
+        kws, tmp_path / "out", config=str(own), system_config="Mine", memory_mode="Mine"
+    )
+    report = artifact.options["vela"]
+    check_against_csv(tmp_path / "out", report)
+    assert report["clock_hz"] == 250_000_000
+    assert artifact.options["settings"]["config"] == "own.ini"
+    assert str(tmp_path) not in (tmp_path / "out/manifest.json").read_text()
+
+
 def test_operators_on_the_cpu_carry_the_cost_of_our_kernels(kws: Path, tmp_path: Path) -> None:
     artifact = compile_(kws, tmp_path / "out", ignore_ops="SOFTMAX,average_pool_2d")
     report = artifact.options["vela"]
@@ -172,6 +189,9 @@ def test_sram_that_the_target_does_not_have(mlperf: Path, tmp_path: Path) -> Non
         ({"accelerator": "ethos-u55-100"}, "there is no accelerator"),
         ({"acelerator": "ethos-u55-128"}, "no option 'acelerator'"),
         ({"memory_mode": "Nope"}, "Memory_Mode.Nope not found"),
+        ({"ignore_ops": "FOO"}, "Unrecognised ignore_ops value 'FOO'"),
+        ({"arena_cache_size": "abc"}, "invalid int value: 'abc'"),
+        ({"optimise": "Foo"}, "optimise cannot be 'Foo'"),
         ({"config": "own.ini"}, "needs system_config and memory_mode"),
         ({"fit": "maybe"}, "fit cannot be"),
     ],

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from edgekit.engines import litert
-from edgekit.errors import DeviceError, ModelError, UsageError
+from edgekit.errors import DeviceError, MissingDependency, ModelError, UsageError
 from edgekit.graph import read_model
-from edgekit.remote import device
+from edgekit.remote import device, linux
 from edgekit.remote.ssh import SshHost
 from edgekit.targets import load_target
 
@@ -72,6 +72,32 @@ def test_the_runner_needs_nothing_of_edgekit_and_an_old_python() -> None:
     }
     assert modules - set(sys.stdlib_module_names) == {"numpy"}
     assert ".removeprefix(" not in text
+
+
+@pytest.mark.parametrize(
+    ("told", "own", "found"),
+    [
+        ("system-Linux python3-3.11", None, "python3"),
+        ("a.tflite system-Linux python3-3.7", "/opt/python", "python3"),
+        ("system-Linux python3-3.6", "python3.9", "python3.9"),
+        ("system-Linux python3-none", "python3.9", "python3.9"),
+    ],
+)
+def test_which_python_supervises(told: str, own: str | None, found: str) -> None:
+    assert linux._supervisor(SshHost("b"), told.split(), own) == found
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "says"),
+    [
+        ("system-Darwin python3-3.11", DeviceError, "b runs Darwin, not Linux"),
+        ("system-Linux python3-none", MissingDependency, "b has no python3"),
+        ("system-Linux python3-3.6", MissingDependency, "b has Python 3.6; 3.7 is the oldest"),
+    ],
+)
+def test_systems_that_cannot_measure(told: str, kind: type[Exception], says: str) -> None:
+    with pytest.raises(kind, match=says):
+        linux._supervisor(SshHost("b"), told.split(), None)
 
 
 def test_numbers_of_threads() -> None:

@@ -102,7 +102,11 @@ def compile(
             weights_bytes=found.encoded_weights_bytes,
             arena_bytes=found.sram_bytes,
             options={
-                "settings": dict(settings),
+                # a file's name is enough: the manifest must not depend on where it lies
+                "settings": {
+                    key: Path(value).name if key == "config" else value
+                    for key, value in settings.items()
+                },
                 "vela": {
                     "kind": "estimated",
                     "basis": f"Vela {files.version}",
@@ -163,6 +167,10 @@ def _settings(target: Target, options: Mapping[str, Any]) -> dict[str, str]:
     if accelerator not in ACCELERATORS:
         raise UsageError(
             f"there is no accelerator '{accelerator}'", fix=f"one of: {', '.join(ACCELERATORS)}"
+        )
+    if settings.get("optimise") not in (None, "Performance", "Size"):
+        raise UsageError(
+            f"optimise cannot be '{settings['optimise']}'", fix="one of: Performance, Size"
         )
     config = settings.get("config")
     if config is not None:

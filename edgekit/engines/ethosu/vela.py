@@ -44,7 +44,7 @@ _REFUSED = re.compile(
     re.MULTILINE,
 )
 _OPTION_ERROR = re.compile(r"(?:CliOptionError|ConfigOptionError): ['\"]?(?:Error: )?(.*?)['\"]?$")
-_CHOICE_ERROR = re.compile(r"error: (argument .*)$")
+_CHOICE_ERROR = re.compile(r"error: (argument .*)$|(Unrecognised ignore_ops value .*)$")
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def _refusal(model: Model, ended: subprocess.CompletedProcess[str]) -> EdgekitEr
         match = _OPTION_ERROR.search(line) or _CHOICE_ERROR.search(line)
         if match:
             return UsageError(
-                f"Vela refuses the settings: {match[1]}",
-                fix="vela --list-configs Arm/vela.ini shows the sections",
+                f"Vela refuses the settings: {match[1] or match[match.lastindex or 1]}",
+                fix="vela --list-configs Arm/vela.ini shows the sections, vela --help the values",
             )
     last = lines[-1] if lines else "it printed nothing"
     if ended.returncode < 0:
