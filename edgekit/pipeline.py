@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import bench, console, engines
-from edgekit.build import build
-from edgekit.errors import UsageError
+from edgekit.build import Staging, build
+from edgekit.engines.aot.limits import Limits, read_limits, time_text
+from edgekit.errors import FitError, LimitError, UsageError
 from edgekit.files import write_atomic
-from edgekit.flashing import require_flashable
+from edgekit.flashing import flash, require_flashable
+from edgekit.graph import Model
 from edgekit.graph.reader import read_model
-from edgekit.records import Measurement
-from edgekit.targets import load_target
+from edgekit.records import Firmware, Measurement
+from edgekit.targets import Target, load_target
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ def _run(order: Order, folder: Path) -> Measurement:
         there = target.name if target.kind in ("linux", "android") else "host"
         raise UsageError(
             f"there is no firmware for {target.name}",
-            fix=f"edgekit bench {order.model} --target {there}, or a board of: edgekit targets",
+            fix=f"edgekit compile {order.model.name} --target {target.name} --project esp-idf -o FOLDER"
+            if target.toolchain.get("esp-idf-target")
+            else f"edgekit bench {order.model} --target {there}, or a board of: edgekit targets",
         )
     # said before the work is done, not after it
     require_flashable(order.port, "firmware.bin or firmware.elf", target)
@@ -63,13 +67,7 @@ def _run(order: Order, folder: Path) -> Measurement:
     engine = engines.load(name)
     command = f"edgekit run {order.model.name} --target {target.name}"
     console.note(f"compiling {model.name} with {name} for {target.name}")
-    artifact = engine.compile(
-        model, target, folder / "artifact", command=command, options=order.options
-    )
-    console.note("building the firmware")
-    firmware = build(
-        artifact, target, folder / "firmware", compiler=order.compiler, command=command
-    )
+    firmware = _firmware(order, model, target, engine, folder, command)
     # beside the firmware, so that bench finds what to compare with
     write_atomic(firmware.elf.parent / f"{model.name}.tflite", model.raw)
     plan = firmware.plan
@@ -80,8 +78,11 @@ def _run(order: Order, folder: Path) -> Measurement:
         if order.data is not None
         else bench.random_examples(plan, order.inputs or 1, order.seed)
     )
+    if bench.kind_of(order.port) == "measured":
+        with console.progress(f"flashing {target.name}"):
+            flash(firmware, target, order.port)
     with console.progress(f"measuring on {order.port}", len(examples) + 1) as advance:
-        return bench.bench_firmware(
+        measurement = bench.bench_firmware(
             firmware,
             target,
             order.port,
@@ -91,3 +92,80 @@ def _run(order: Order, folder: Path) -> Measurement:
             runs=order.runs,
             progress=advance,
         )
+    _check_latency(measurement, read_limits(order.options))
+    return measurement
+
+
+def _firmware(
+    order: Order, model: Model, target: Target, engine: engines.Engine, folder: Path, command: str
+) -> Firmware:
+    """Compiles and builds within the limits on the whole firmware's RAM and flash.
+
+    The first plan may fill the limit by itself. What the firmware needs besides (stack, runtime)
+    is known once it is built, and then taken off.
+
+    Raises:
+        FitError: the limits cannot be kept.
+    """
+    limits = read_limits(order.options)
+    options = dict(order.options)
+    if "max_ram" not in engine.OPTIONS:
+        for key in ("max_ram", "max_flash", "max_latency"):
+            options.pop(key, None)
+    staging: Staging = "auto"
+    for attempt in range(3):
+        artifact = engine.compile(
+            model, target, folder / "artifact", command=command, options=options
+        )
+        console.note("building the firmware")
+        firmware = build(
+            artifact,
+            target,
+            folder / "firmware",
+            compiler=order.compiler,
+            staging=staging,
+            command=command,
+        )
+        arena = firmware.plan.arena_bytes if firmware.plan is not None else 0
+        rest = firmware.ram_bytes - arena
+        much_ram = limits.ram_bytes is not None and firmware.ram_bytes > limits.ram_bytes
+        much_flash = limits.flash_bytes is not None and firmware.flash_bytes > limits.flash_bytes
+        if not much_ram and not much_flash:
+            return firmware
+        if attempt == 2 or "max_ram" not in options and "max_flash" not in options:
+            break
+        staging = "off" if much_ram else staging
+        if much_ram and attempt and limits.ram_bytes is not None:
+            left = limits.ram_bytes - rest
+            if left < 1:
+                break
+            console.note(f"{rest:,} B of RAM are stack and runtime: {left:,} B for the arena")
+            options["max_ram"] = str(left)
+        if much_flash:
+            options["optimize"] = "flash"
+    over = [
+        f"{firmware.ram_bytes:,} B of RAM (limit {limits.ram_bytes:,} B)" if much_ram else "",
+        f"{firmware.flash_bytes:,} B of flash (limit {limits.flash_bytes:,} B)"
+        if much_flash
+        else "",
+    ]
+    raise FitError(
+        f"the firmware needs {' and '.join(text for text in over if text)}",
+        f"arena {arena:,} B, stack and runtime {rest:,} B; model code {firmware.code_bytes:,} B,"
+        f" weights {firmware.weights_bytes:,} B",
+        (f"--max-ram {firmware.ram_bytes} " if much_ram else "")
+        + (f"--max-flash {firmware.flash_bytes}" if much_flash else ""),
+    )
+
+
+def _check_latency(measurement: Measurement, limits: Limits) -> None:
+    """Raises: LimitError, where an inference took longer than was allowed."""
+    latency = measurement.latency_us
+    if limits.latency_us is None or latency is None or latency <= limits.latency_us:
+        return
+    raise LimitError(
+        f"an inference took {time_text(latency)} ({measurement.kind}); at most"
+        f" {time_text(limits.latency_us)} are allowed",
+        measurement.target,
+        f"--max-latency {time_text(latency, up=True)}",
+    )

@@ -89,6 +89,28 @@ def test_every_port(
         assert device.infer([x.tobytes()]) == [expected[2].tobytes()]
 
 
+@pytest.mark.parametrize(("board", "compiler"), VIRTUAL)
+def test_the_registers_give_the_clock_that_the_target_states(
+    toy_firmware: Make, board: str, compiler: str
+) -> None:
+    require("virtual")
+    from edgekit.sim.board import Board
+    from edgekit.sim.line import MemoryLine
+
+    target, line = load_target(board), MemoryLine()
+    virtual = Board(target, toy_firmware(board, compiler).elf, line=line)
+    # IDENTIFY, from docs/wire.md
+    line.feed(bytes.fromhex("00 04 01 01 01 09 78 56 34 12 28 5f 8a 4a 00"))
+    for _ in range(20):
+        virtual.run(timeout_s=0.1)
+        if len(line.sent) > 100 and line.sent.endswith(b"\0"):
+            break
+    assert board.encode() in line.sent
+    assert virtual.cpu_hz() == pytest.approx(target.clock_hz, abs=0.5)
+    assert virtual.reports == []
+    virtual.close()
+
+
 @pytest.mark.parametrize(("port", "board"), [("virtual", "nucleo-l4r5zi"), ("qemu", "mps2-an386")])
 def test_measure(toy: ModuleType, toy_firmware: Make, port: str, board: str) -> None:
     require(port)

@@ -1,8 +1,8 @@
 /* RP2350, Arm cores (RP2350 datasheet): 150 MHz from PLL_SYS, console on UART0, GPIO0 and GPIO1.
  *
  * The clock comes from the 12 MHz crystal: * 125 = 1500 MHz, / 5 / 2 = 150 MHz. The boot ROM has
- * found out how the flash wants to be read and has left its interface so (5.2); at 150 MHz that
- * is what the vendor's own programs run with.
+ * found out how the flash wants to be read and has left its interface so; a program may go on with
+ * that (5.9.5), as the vendor's own do at 150 MHz.
  */
 #include "ek_port.h"
 
