@@ -276,7 +276,7 @@ def _estimate_document(
     )
     return {
         **report,
-        "error": {"mean": found.mean_error, "largest": found.largest_error},
+        "latency_error": {"mean": found.mean_error, "largest": found.largest_error},
         "basis": found.basis,
         "parts_us": {
             "convolutions": found.conv_ms * 1e3,

@@ -107,7 +107,7 @@ def test_bench_without_the_library_estimates(bare: Path, models: Path) -> None:
     assert done.exit_code == 0, done.output
     document: dict[str, Any] = json.loads(done.stdout)
     assert document["kind"] == "estimated"
-    assert document["error"] == {"mean": 0.065, "largest": 0.22}
+    assert document["latency_error"] == {"mean": 0.065, "largest": 0.22}
     assert document["latency_us"]["p50"] == pytest.approx(1017.4, abs=0.1)
     assert "libedgetpu.so.1, which is not installed" in document["not_measured"]["reason"]
 
