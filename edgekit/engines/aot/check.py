@@ -92,6 +92,8 @@ def check_step(program: Program, step: Instruction) -> None:
             problem = f"weights {list(weights.shape)} do not lead from one to the other"
     elif step.kind in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS") and data.nbytes != output.nbytes:
         problem = "their sizes differ"
+    elif step.kind in ("SOFTMAX", "QUANTIZE", "DEQUANTIZE") and data.elements != output.elements:
+        problem = "their sizes differ"
     for bias in tensors[2:3] if step.kind in _BIASED else ():
         if problem is None and bias is not None and bias.elements != output.shape[-1]:
             problem = f"there are {bias.elements} biases"

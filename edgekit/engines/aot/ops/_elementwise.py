@@ -13,6 +13,7 @@ from edgekit.engines.aot.lowering import (
     Node,
     Output,
     Overlap,
+    Unsupported,
     check_dtype,
 )
 from edgekit.engines.aot.ops._fixed_point import byte_table
@@ -30,6 +31,7 @@ def lookup(node: Node, function: Callable[[int], int]) -> tuple[Kernel, ...]:
 def lookup_bytes(node: Node, function: Callable[[int], int], name: str) -> tuple[Kernel, ...]:
     """The same for 8-bit types of any sign; the table is indexed by the input's byte, so
     ``function`` takes it as a signed number."""
+    _check_count(node)
     return (
         Kernel(
             function=name,
@@ -63,3 +65,9 @@ def clamp(node: Node, low: int, high: int) -> tuple[Kernel, ...]:
         cost=6.0 * node.output.elements,
     )
     return (mve.vectorized(plain, "ek_clamp_s8_mve"), plain)
+
+
+def _check_count(node: Node) -> None:
+    count = node.activation_input(0).elements
+    if count != node.output.elements:
+        raise Unsupported(f"it makes {node.output.elements} elements of {count}")
