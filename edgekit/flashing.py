@@ -153,7 +153,7 @@ def carry_out(order: Order, progress: Progress = _ignore) -> Outcome:
     kind, _, rest = order.port.partition(":")
     if kind == "virtual":
         return _flash_virtual(order, rest, progress)
-    if kind == "qemu" and order.firmware is not None:
+    if _starts_with_elf(order.port) and order.firmware is not None:
         with connected(order.port, order.target, order.firmware) as device:
             return Outcome(order.port, None, device.identity)
     way = find_way(order)
@@ -406,6 +406,31 @@ def _through_rom(
         return replace(outcome, port=order.port)
     finally:
         board.close()
+
+
+def _starts_with_elf(port: str) -> bool:
+    """Whether opening the port starts a simulated board with the ELF file."""
+    while port.startswith("mistreated:"):
+        port = port.split(":", 2)[-1]
+    return port.partition(":")[0] in ("virtual", "qemu")
+
+
+def require_flashable(port: str, image: str, target: Target) -> None:
+    """Raises where edgekit cannot put a firmware onto a board; looks at no device.
+
+    Raises:
+        UsageError: says by which way it gets there.
+    """
+    if _starts_with_elf(port):
+        return
+    try:
+        _entries(Order(target, (), port=port))
+    except UsageError as error:
+        raise UsageError(
+            error.what,
+            f"--port {port}",
+            f"edgekit build, another tool with {image}, then edgekit bench FIRMWARE --port {port}",
+        ) from None
 
 
 def require_target(firmware: Firmware, target: Target) -> None:
