@@ -239,6 +239,9 @@ def test_a_vela_that_hangs_or_writes_nothing(
     settings = {"accelerator": "ethos-u55-128"}
     with pytest.raises(MissingDependency, match="did not end within 0.2 s"):
         vela.run(model, "kws", tmp_path, settings, timeout_s=0.2)
+    program.write_text("#!/bin/sh\necho 4.5.0\n")
+    with pytest.raises(MissingDependency, match="Vela 4.5.0 is too old"):
+        vela.run(model, "kws", tmp_path, settings)
     program.write_text("#!/bin/sh\necho 9.9\n")
     with pytest.raises(MissingDependency, match="Vela 9.9 did not write"):
         vela.run(model, "kws", tmp_path, settings)

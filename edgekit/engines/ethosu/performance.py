@@ -100,7 +100,7 @@ def read_performance(files: VelaFiles, model: Model) -> Performance:
     except (KeyError, ValueError) as error:
         raise MissingDependency(
             f"the figures of Vela {files.version} cannot be read ({error})",
-            fix="pip install 'ethos-u-vela>=4'",
+            fix="pip install 'ethos-u-vela>=5'",
         ) from None
 
 

@@ -25,6 +25,7 @@ ACCELERATORS = (
     "ethos-u85-128", "ethos-u85-256", "ethos-u85-512", "ethos-u85-1024", "ethos-u85-2048",
 )  # fmt: skip
 
+_OLDEST = 5
 #: Vela takes seconds for most models; large ones with many tensors take minutes.
 TIMEOUT_S = 900.0
 
@@ -44,7 +45,9 @@ _REFUSED = re.compile(
     re.MULTILINE,
 )
 _OPTION_ERROR = re.compile(r"(?:CliOptionError|ConfigOptionError): ['\"]?(?:Error: )?(.*?)['\"]?$")
-_CHOICE_ERROR = re.compile(r"error: (argument .*)$|(Unrecognised ignore_ops value .*)$")
+_CHOICE_ERROR = re.compile(
+    r"error: ((?:argument|unrecognized) .*)$|(Unrecognised ignore_ops value .*)$"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,14 @@ def run(
         UsageError: it does not know a value of the settings.
     """
     program, version = find_vela()
+    major = re.match(r"\d+", version)
+    if major and int(major[0]) < _OLDEST:
+        raise MissingDependency(
+            f"Vela {version} is too old: {_OLDEST}.0 is the first whose figures name the unit that "
+            "runs an operator",
+            " ".join(program),
+            "pip install 'ethos-u-vela>=5'",
+        )
     source = folder / f"{stem}.tflite"
     source.write_bytes(model.raw)
     arguments = [f"{_FLAGS[key]}={value}" for key, value in settings.items() if key in _FLAGS]
@@ -101,7 +112,7 @@ def run(
     if not (compiled.is_file() and per_layer.is_file() and summaries):
         raise MissingDependency(
             f"Vela {version} did not write what is expected of it: the model and two CSV files",
-            fix="pip install 'ethos-u-vela>=4'",
+            fix="pip install 'ethos-u-vela>=5'",
         )
     return VelaFiles(compiled, per_layer, summaries[0], version, _reasons(ended.stdout))
 
