@@ -128,6 +128,10 @@ typedef struct {
     "smlabb r10, r3, r7, r10\n" \
     EK_DW3_REQUANT("r10") EK_DW3_STORE("r10")
 
+/* gcc takes assembly to be as long as its lines, and places literals so that they are in reach.
+ * Where the repetition of pairs makes it longer, empty lines make up for that. */
+#define EK_DW3_LINES "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n"
+
 /* Frame: sp+0 bias, +4 rows left, +8 end of the pairs of this row, +12 shift */
 #define EK_DW3_BODY(PAIR, SINGLE) \
     "mov r0, %[job]\n" \
@@ -162,7 +166,8 @@ typedef struct {
     "str r2, [sp, #4]\n" \
     "bne 1b\n" \
     "add sp, #16\n" \
-    "pop {r4-r11, lr}\n"
+    "pop {r4-r11, lr}\n" \
+    EK_DW3_LINES
 
 #define EK_DW3_ASM(PAIR, SINGLE) \
     __asm__ volatile(EK_DW3_BODY(PAIR, SINGLE) \

@@ -155,6 +155,11 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
         "stride": stride, "pad_h": pad[0], "pad_w": pad[1], "zero_point": input_.zero_point,
         "strip": strip,
     }  # fmt: skip
+    # After a strip's outputs are written, later strips still read from this input row on.
+    in_place = all(
+        done * out_w <= min(in_h, (done - 1) * stride + 3 - pad[0]) * in_w
+        for done in range(strip, out_h, strip)
+    )
     per_output = 8.5 + 1.5 * stride + requant.instructions
     in_seen = min(in_h, (out_h - 1) * stride + 3) * min(in_w, row)
     return (
@@ -176,8 +181,9 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
             ),
             requires=("dsp",),
             scratch_bytes=2 * row * rows,
-            # Channel c of the output overwrites nothing but channel c of the input.
-            overlaps=(Overlap(min_shift=0, max_shift=0),),
+            # Channel c of the output overwrites nothing but channel c of the input, and in strips
+            # only where these have been gathered.
+            overlaps=(Overlap(min_shift=0, max_shift=0),) if in_place else (),
             cost=channels
             * (out_h * out_w * per_output + 2.6 * in_seen + 8 * out_h + 60 + strips * row)
             + 1.5 * row * rows,
