@@ -68,6 +68,8 @@ static void clock_start(void)
 void ek_port_init(void)
 {
     clock_start();
+    /* a reset of the core leaves the other blocks as they were: the UART begins anew */
+    ek_modify(RESETS + 0x00u, 1u << 22, 1u << 22);
     release(1u << 5 | 1u << 8 | 1u << 21 | 1u << 22);
     /* the watchdog's tick makes the timer's microseconds: TICK.CYCLES of clk_ref, ENABLE */
     EK_REGISTER(WATCHDOG + 0x2Cu) = 1u << 9 | CRYSTAL_HZ / 1000000u;

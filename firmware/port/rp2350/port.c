@@ -69,6 +69,8 @@ void ek_port_init(void)
 {
     clock_start();
     ek_cycle_counter_start();
+    /* a reset of the core leaves the other blocks as they were: the UART begins anew */
+    ek_modify(RESETS + 0x00u, 1u << 26, 1u << 26);
     release(1u << 6 | 1u << 9 | 1u << 26);
 
     /* GPIO0, GPIO1: FUNCSEL 2 = UART0; then the pads: input on (bit 6), the receiver's with pull-up
