@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     type=click.Choice(["speed", "ram", "flash"]),
     help="What to prefer where kernels differ.",
 )
+@click.option("--max-ram", metavar="SIZE", help="Largest arena, such as 24K (engine aot).")
+@click.option(
+    "--max-flash", metavar="SIZE", help="Most flash for the model (its code is estimated)."
+)
+@click.option("--max-latency", metavar="TIME", help="Longest inference, such as 50ms (estimated).")
 @click.option("--predict", is_flag=True, help="Edge TPU: estimate the result, compile nothing.")
 @click.option("--segments", type=click.IntRange(1), help="Edge TPU: a pipeline of so many devices.")
 @console.json_option
@@ -58,6 +63,9 @@ def command(
     keep_input: bool,
     debug_steps: bool,
     optimize: str | None,
+    max_ram: str | None,
+    max_flash: str | None,
+    max_latency: str | None,
     predict: bool,
     segments: int | None,
     as_json: bool,
@@ -72,6 +80,7 @@ def command(
 
     \b
     edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
+    edgekit compile ic.tflite --target nucleo-f446re --max-ram 21000 --max-latency 200ms -o ic_aot
     edgekit compile kws.tflite --target esp32-s3 --project esp-idf -o kws_idf
     edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_tflm_idf
     edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
@@ -113,7 +122,14 @@ def command(
                 fix="--engine tflm",
             )
         options["project"] = project
-    flags = {"keep_input": keep_input, "debug_steps": debug_steps, "optimize": optimize}
+    flags = {
+        "keep_input": keep_input,
+        "debug_steps": debug_steps,
+        "optimize": optimize,
+        "max_ram": max_ram,
+        "max_flash": max_flash,
+        "max_latency": max_latency,
+    }
     for key, value in flags.items():
         if value and key not in chosen.OPTIONS:
             raise UsageError(f"the engine {chosen.NAME} has no --{key.replace('_', '-')}")
@@ -179,7 +195,7 @@ def _document(artifact: Artifact) -> dict[str, Any]:
         "warnings": list(artifact.warnings),
     }
     # What the engine tells beyond the record: the arena's parts, the operators.
-    for key in ("arena", "operators"):
+    for key in ("arena", "operators", "estimates", "plans"):
         if key in artifact.options:
             document[key] = artifact.options[key]
     if artifact.plan is not None:
@@ -222,6 +238,66 @@ def _print(artifact: Artifact, target: Target, title: str) -> None:
             [
                 ("arena", plan.arena_bytes, f"planned, {proof}"),
                 ("weights and tables", artifact.weights_bytes, "in flash"),
+                *_estimated(artifact),
                 ("steps", len(plan.steps), ""),
             ],
         )
+        _print_strips(artifact)
+
+
+def _estimated(artifact: Artifact) -> list[tuple[str, int, str]]:
+    """Rows of what a plan is expected to take, where the engine says so."""
+    figures = artifact.options.get("estimates")
+    if figures is None:
+        return []
+    return [("code", figures["code_bytes"], f"estimated, within {figures['code_error']:.0%}")]
+
+
+def _print_strips(artifact: Artifact) -> None:
+    """Stages that run in strips, and what the plans that were weighed take."""
+    if artifact.plan is None:
+        return
+    if artifact.plan.stages:
+        console.print_table(
+            ["stage in strips", ("rows", "right"), ("MACs", "right"), "repeated", "moved"],
+            [
+                (
+                    f"steps {stage.first} to {stage.end - 1}",
+                    stage.rows,
+                    stage.macs,
+                    f"{stage.macs - stage.model_macs:,} MACs",
+                    f"{stage.moved_bytes:,} B",
+                )
+                for stage in artifact.plan.stages
+            ],
+        )
+    plans = artifact.options.get("plans", [])
+    figures = artifact.options.get("estimates")
+    if figures is None:
+        return
+    if len(plans) < 2:
+        plans = [{**figures, "arena_bytes": artifact.plan.arena_bytes, "stages": []}]
+    console.print_table(
+        [("arena", "right"), ("instructions", "right"), ("latency", "right"), "is"],
+        [
+            (
+                plan["arena_bytes"],
+                round(plan["instructions"]),
+                "–" if plan["latency_us"] is None else f"{plan['latency_us'] / 1e3:.1f} ms",
+                _what_plan(plan, artifact),
+            )
+            for plan in plans
+        ],
+        title="plans that were weighed (instructions and latency are estimated"
+        + (f", within {figures['latency_error']:.0%})" if figures["latency_error"] else ")"),
+    )
+
+
+def _what_plan(plan: dict[str, Any], artifact: Artifact) -> str:
+    strips = ", ".join(f"steps {a} to {b - 1}" for a, b, _ in plan["stages"])
+    text = f"{strips} in strips" if strips else "whole images"
+    figures = artifact.options["estimates"]
+    same = round(plan["instructions"]) == figures["instructions"]
+    if artifact.plan is not None and plan["arena_bytes"] == artifact.plan.arena_bytes and same:
+        text += " (taken)"
+    return text

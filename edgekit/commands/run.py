@@ -18,6 +18,14 @@ from edgekit import console
 @click.option("--keep-input", is_flag=True, help="Inference leaves its inputs as they are.")
 @click.option("--debug-steps", is_flag=True, help="One step per operator: nothing is fused.")
 @click.option(
+    "--optimize",
+    type=click.Choice(["speed", "ram", "flash"]),
+    help="What to prefer where kernels differ (engine aot).",
+)
+@click.option("--max-ram", metavar="SIZE", help="Most RAM of the whole firmware, such as 32K.")
+@click.option("--max-flash", metavar="SIZE", help="Most flash of the whole firmware.")
+@click.option("--max-latency", metavar="TIME", help="Longest inference, such as 50ms.")
+@click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep what is made in this folder."
 )
 @click.option("--compiler", help="gcc (arm-none-eabi-gcc) or zig; default: the first there is.")
@@ -35,6 +43,10 @@ def command(
     settings: tuple[str, ...],
     keep_input: bool,
     debug_steps: bool,
+    optimize: str | None,
+    max_ram: str | None,
+    max_flash: str | None,
+    max_latency: str | None,
     output: Path | None,
     compiler: str | None,
     data: Path | None,
@@ -51,6 +63,7 @@ def command(
 
     \b
     edgekit run model.tflite --target nucleo-l4r5zi --port virtual
+    edgekit run model.tflite --target nucleo-l4r5zi --max-ram 32K --max-latency 250ms
     """
     from edgekit.pipeline import Order, run
     from edgekit.report.command import finish
@@ -65,6 +78,10 @@ def command(
         options["keep_input"] = True
     if debug_steps:
         options["debug_steps"] = True
+    if optimize:
+        options["optimize"] = optimize
+    limits = {"max_ram": max_ram, "max_flash": max_flash, "max_latency": max_latency}
+    options.update({key: value for key, value in limits.items() if value})
     order = Order(
         model=model,
         target=target,

@@ -200,7 +200,12 @@ def _placed(search: Search, choices: Sequence[Choice], enough: int) -> list[tupl
         near = sorted(chosen[1:-1], key=lambda c: (abs(c.bound_bytes - enough), c.instructions))
         kept = {id(c) for c in (chosen[0], chosen[-1], *near[: _MOST_PLANS - 2])}
         chosen = [c for c in chosen if id(c) in kept]
-    return [(choice, search.layout(choice)) for choice in chosen]
+    kept_plans: list[tuple[Choice, Layout]] = []
+    for choice in chosen:
+        layout = search.layout(choice)
+        if not kept_plans or layout.plan.arena_bytes < kept_plans[-1][1].plan.arena_bytes:
+            kept_plans.append((choice, layout))
+    return kept_plans
 
 
 def _refuse_ram(
