@@ -1,0 +1,339 @@
+"""Stages in strips: the same bytes step by step as TFLM, less memory, no row computed twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tflite_builder import TfliteBuilder
+
+from edgekit.engines import aot
+from edgekit.engines.aot import memory, patches, plan, search, select
+from edgekit.engines.aot.host import HostRunner, StepReference
+from edgekit.engines.aot.limits import read_limits, read_time_us
+from edgekit.errors import FitError, UsageError
+from edgekit.graph import Model, read_model
+from edgekit.records import Artifact, StripStage, from_json
+from edgekit.targets import Target, load_target
+
+_SCALE = {"scale": 0.05, "zero_point": -3}
+
+
+@pytest.fixture(scope="module")
+def host() -> Target:
+    return load_target("host")
+
+
+def _check(model: Model, artifact: Artifact, runs: int = 2) -> None:
+    """Every step's bytes and the outputs equal TFLM's, and nothing is written elsewhere."""
+    assert artifact.plan is not None
+    rng = np.random.default_rng(7)
+    reference = StepReference(model, artifact.plan)
+    with HostRunner(artifact, flags=("-fsanitize=undefined", "-fno-sanitize-recover")) as runner:
+        for _ in range(runs):
+            inputs = [rng.integers(-128, 128, t.shape).astype(np.int8) for t in model.input_tensors]
+            expected = reference.invoke(*inputs)
+            outputs = reference.outputs()
+            runner.fill(0xA5)
+            assert runner.steps(*inputs) == expected
+            assert runner.outputs() == outputs
+            assert runner.invoke(*inputs) == outputs
+            assert runner.guards_intact(0xA5)
+    reference.close()
+
+
+def _compiled(
+    model: Model, target: Target, out: Path, stages: list[patches.Stage], monkeypatch: Any
+) -> Artifact | None:
+    """The model with given stages in strips; ``None`` where they cannot be."""
+    found = search.Search(aot._passed(model), target)
+    choice = found.choice(stages, least=False)
+    if choice is None:
+        return None
+    layout = found.layout(choice)
+    monkeypatch.setattr(aot, "weigh", lambda *_: (layout, ()))
+    return aot.compile(model, target, out, command="edgekit compile", options={})
+
+
+# -- random chains -----------------------------------------------------------------------------
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[bytes, int]:
+    """A chain of windowed and element-wise operators with residuals, and how many they are."""
+    builder = TfliteBuilder()
+    height, width = draw(st.integers(5, 13)), draw(st.integers(4, 8))
+    channels = 4 * draw(st.integers(1, 2))
+    quantization: dict[str, Any] = _SCALE
+    first = tensor = builder.tensor((1, height, width, channels), **_SCALE)
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    earlier: list[tuple[int, tuple[int, ...]]] = []
+    made = 0
+    for _ in range(draw(st.integers(2, 6))):
+        shape = (1, height, width, channels)
+        kind = draw(st.sampled_from(["conv", "conv", "depthwise", "pool", "add", "relu"]))
+        alike = [t for t, s in earlier if s == shape]
+        before = tensor
+        if kind == "add" and alike:
+            quantization = {"scale": 0.4, "zero_point": 2}
+            tensor = builder.tensor(shape, **quantization)
+            pair = [before, alike[-1]] if draw(st.booleans()) else [alike[-1], before]
+            builder.op("ADD", pair, [tensor], fused_activation_function="NONE")
+        elif kind in ("relu", "add"):
+            quantization = {"scale": 0.4, "zero_point": -20}
+            tensor = builder.tensor(shape, **quantization)
+            builder.op("RELU", [before], [tensor])
+        else:
+            kernel = draw(st.sampled_from([1, 2, 3, 5] if kind != "pool" else [1, 2, 3]))
+            stride = draw(st.integers(1, 2))
+            same = kind != "pool" and draw(st.booleans())
+            sizes = [
+                -(-n // stride) if same else (n - kernel) // stride + 1 for n in (height, width)
+            ]
+            if min(sizes) < 1 or sizes[0] < 2:
+                break
+            window: dict[str, Any] = {
+                "padding": "SAME" if same else "VALID", "stride_h": stride, "stride_w": stride,
+                "fused_activation_function": draw(st.sampled_from(["NONE", "RELU"])),
+            }  # fmt: skip
+            inputs = [before]
+            if kind == "pool":
+                name = "MAX_POOL_2D"
+                window |= {"filter_height": kernel, "filter_width": kernel}
+            else:
+                name = "CONV_2D" if kind == "conv" else "DEPTHWISE_CONV_2D"
+                after = 4 * draw(st.integers(1, 2)) if kind == "conv" else channels
+                form = (after if kind == "conv" else 1, kernel, kernel, channels)
+                values = rng.integers(-127, 128, form).astype(np.int8)
+                bias = rng.integers(-2000, 2000, after).astype(np.int32)
+                inputs += [
+                    builder.constant(values, scale=0.01),
+                    builder.constant(bias, scale=0.01 * quantization["scale"]),
+                ]
+                window |= {"dilation_h_factor": 1, "dilation_w_factor": 1}
+                if kind == "depthwise":
+                    window["depth_multiplier"] = 1
+                channels, quantization = after, {"scale": 0.4, "zero_point": 5}
+            height, width = sizes
+            tensor = builder.tensor((1, height, width, channels), **quantization)
+            builder.op(name, inputs, [tensor], **window)
+        made += 1
+        earlier.append((before, shape))
+    assume(made >= 2)
+    return builder.build([first], [tensor]), made
+
+
+@settings(max_examples=25, deadline=None)
+@given(chains(), st.data())
+def test_random_chains_in_strips_equal_tflm(
+    host: Target, tmp_path_factory: pytest.TempPathFactory, chain: tuple[bytes, int], data: Any
+) -> None:
+    model = read_model(chain[0], "chain")
+    program = aot._passed(model)
+    runs = patches.runs(program)
+    assume(any(stop - start >= 2 for start, stop in runs))
+    first, last = data.draw(st.sampled_from([r for r in runs if r[1] - r[0] >= 2]))
+    start = data.draw(st.integers(first, last - 2))
+    stop = data.draw(st.integers(start + 2, last))
+    stage = patches.Stage(start, stop, data.draw(st.integers(1, 4)))
+    with pytest.MonkeyPatch.context() as patch:
+        artifact = _compiled(model, host, tmp_path_factory.mktemp("x") / "out", [stage], patch)
+    assume(artifact is not None)
+    assert artifact is not None
+    assert artifact.plan is not None
+    _check(model, artifact)
+    (found,) = artifact.plan.stages
+    assert found.macs <= found.model_macs  # rows that nobody reads are not made
+    _buffers_lie_apart(artifact)
+
+
+def _buffers_lie_apart(artifact: Artifact) -> None:
+    """Scratch overlaps nothing that lives at its step; strips lie in buffers of their tensor."""
+    plan_ = artifact.plan
+    assert plan_ is not None
+    for buffer in plan_.buffers:
+        assert 0 <= buffer.offset <= plan_.arena_bytes - buffer.nbytes
+    for step in plan_.steps:
+        assert any(
+            b.offset <= step.offset and step.offset + step.nbytes <= b.offset + b.nbytes
+            for b in plan_.buffers
+            if b.first <= step.index <= b.last
+        )
+
+
+# -- a network whose size is known -------------------------------------------------------------
+
+
+def _tower(rows: int = 16) -> Model:
+    """Three convolutions over an image that grows and shrinks: 1 KB, 8 KB, 8 KB, 1 KB."""
+    builder = TfliteBuilder()
+    x = builder.tensor((1, rows, 16, 4), **_SCALE)
+    tensor, channels, scale = x, 4, 0.05
+    for after, stride in ((32, 1), (32, 1), (16, 2)):
+        weights = np.random.default_rng(after + stride).integers(-127, 128, (after, 3, 3, channels))
+        inputs = [
+            tensor,
+            builder.constant(weights.astype(np.int8), scale=0.01),
+            builder.constant(np.zeros(after, np.int32), scale=0.01 * scale),
+        ]
+        scale = 0.4
+        tensor = builder.tensor((1, rows // stride, 16 // stride, after), scale=0.4, zero_point=5)
+        builder.op(
+            "CONV_2D", inputs, [tensor], padding="SAME", stride_h=stride, stride_w=stride,
+            dilation_h_factor=1, dilation_w_factor=1, fused_activation_function="RELU",
+        )  # fmt: skip
+        channels = after
+    return read_model(builder.build([x], [tensor]), "tower")
+
+
+def test_ram_takes_strips_and_repeats_nothing(tmp_path: Path, host: Target) -> None:
+    model = _tower()
+    whole = aot.compile(model, host, tmp_path / "a", command="x", options={})
+    small = aot.compile(model, host, tmp_path / "b", command="x", options={"optimize": "ram"})
+    assert whole.plan is not None
+    assert small.plan is not None
+    assert not whole.plan.stages
+    assert small.plan.arena_bytes < 0.6 * whole.plan.arena_bytes
+    (stage,) = small.plan.stages
+    assert stage.macs == stage.model_macs == model_macs(whole)
+    assert stage.moved_bytes > 0
+    assert from_json(StripStage, _json(stage)) == stage
+    _check(model, small)
+    off = {"optimize": "ram", "patches": "no"}
+    assert not _plan(aot.compile(model, host, tmp_path / "c", command="x", options=off)).stages
+
+
+def model_macs(artifact: Artifact) -> int:
+    return sum(step.macs for step in _plan(artifact).steps)
+
+
+def _plan(artifact: Artifact) -> Any:
+    assert artifact.plan is not None
+    return artifact.plan
+
+
+def _json(record: Any) -> Any:
+    from edgekit.records import to_json
+
+    return to_json(record)
+
+
+def test_inputs_that_are_kept_are_not_written(tmp_path: Path, host: Target) -> None:
+    options = {"optimize": "ram", "keep_input": True}
+    artifact = aot.compile(_tower(), host, tmp_path / "a", command="x", options=options)
+    assert _plan(artifact).stages
+    value = np.random.default_rng(3).integers(-128, 128, (1, 16, 16, 4)).astype(np.int8)
+    with HostRunner(artifact) as runner:
+        assert runner.invoke(value) == runner.invoke(value)
+        view = runner.plan.inputs[0]
+        kept = runner.arena[view.offset : view.offset + view.nbytes].tobytes()
+    assert kept == value.tobytes()
+
+
+def test_stages_that_cannot_be(host: Target) -> None:
+    program = aot._passed(_tower())
+    assert patches.runs(program) == [(0, 3)]
+    assert patches.apply(program, patches.Stage(0, 1, 1)) is None  # one step
+    assert patches.apply(program, patches.Stage(0, 3, 8)) is None  # one turn
+    strips = patches.apply(program, patches.Stage(0, 3, 2))
+    assert strips is not None
+    assert patches.apply(strips, patches.Stage(0, 2, 1)) is None  # in strips already
+    kernels, _ = select.choose(strips, host)
+    _, problem = memory.problem_of(strips, kernels, keep_input=False, overlap=True)
+    solution = plan.solve(problem)
+    assert plan.conflicts(problem, solution.offsets) == []
+
+
+# -- limits ------------------------------------------------------------------------------------
+
+
+def test_limits_take_the_fastest_plan_that_keeps_to_them(tmp_path: Path) -> None:
+    target = load_target("nucleo-l4r5zi")
+    free = aot.compile(_tower(), target, tmp_path / "a", command="x", options={})
+    limit = _plan(free).arena_bytes - 1
+    held = aot.compile(_tower(), target, tmp_path / "b", command="x", options={"max_ram": limit})
+    assert _plan(held).arena_bytes <= limit
+    plans = held.options["plans"]
+    assert plans[0]["instructions"] < held.options["estimates"]["instructions"]
+    sizes = [p["arena_bytes"] for p in plans]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_refusals_say_what_is_in_the_way(tmp_path: Path) -> None:
+    target = load_target("nucleo-l4r5zi")
+
+    def refused(**options: Any) -> str:
+        with pytest.raises(FitError) as caught:
+            aot.compile(_tower(), target, tmp_path / "a", command="x", options=options)
+        assert caught.value.exit_code == 4
+        assert not (tmp_path / "a").exists()
+        return str(caught.value)
+
+    text = refused(max_ram="1000")
+    assert text.startswith("the arena cannot be 1,000 B: the smallest plan found takes ")
+    assert "; live: " in text
+    assert "--max-ram " in text
+    smallest = int(text.split("--max-ram ")[1].split(",")[0])
+    options = {"max_ram": str(smallest)}
+    fits = aot.compile(_tower(), target, tmp_path / "b", command="x", options=options)
+    assert _plan(fits).arena_bytes <= smallest
+
+    text = refused(max_latency="1us")
+    assert text.startswith("an inference cannot take 1.0us: the fastest plan that fits takes ")
+    assert "(estimated, within 8%)" in text
+    assert "cortex-m4 at 120 MHz" in text
+
+    text = refused(max_flash="2K")
+    assert text.startswith("the model cannot take 2,048 B of flash: ")
+    assert "(estimated)" in text
+
+
+def test_limits_are_checked() -> None:
+    limits = read_limits({"max_ram": "24K", "max_flash": 4096, "max_latency": "1.5ms"})
+    assert (limits.ram_bytes, limits.flash_bytes, limits.latency_us) == (24576, 4096, 1500.0)
+    assert (read_time_us("2s"), read_time_us("30us")) == (2e6, 30.0)
+    for options in ({"max_ram": "much"}, {"max_latency": "50"}, {"max_flash": "-1"}):
+        with pytest.raises(UsageError):
+            read_limits(options)
+
+
+def test_a_core_without_cycles_has_no_latency_to_limit(tmp_path: Path) -> None:
+    target = load_target("corstone-300")
+    with pytest.raises(UsageError, match="no model of this core's cycles"):
+        aot.compile(_tower(), target, tmp_path / "a", command="x", options={"max_latency": "1ms"})
+
+
+# -- the models that the goals are about ---------------------------------------------------------
+
+
+def test_ic_below_the_best_published(mlperf: Path, tmp_path: Path) -> None:
+    """21,104 B: Bosch HALE's smallest, at 1.84 times its latency."""
+    model = read_model(mlperf / "ic_resnet_int8.tflite")
+    target = load_target("nucleo-l4r5zi")
+    options = {"max_ram": "21103"}
+    artifact = aot.compile(model, target, tmp_path / "a", command="x", options=options)
+    assert _plan(artifact).arena_bytes < 21_104
+    plans = artifact.options["plans"]
+    slower = artifact.options["estimates"]["instructions"] / plans[0]["instructions"]
+    assert slower < 1.4
+    assert model_macs(artifact) == artifact.model_macs
+
+
+def test_ic_in_strips_equals_tflm_on_the_host(mlperf: Path, tmp_path: Path, host: Target) -> None:
+    model = read_model(mlperf / "ic_resnet_int8.tflite")
+    artifact = aot.compile(model, host, tmp_path / "a", command="x", options={"optimize": "ram"})
+    assert _plan(artifact).arena_bytes < 21_104
+    assert model_macs(artifact) == artifact.model_macs
+    _check(model, artifact, runs=1)
+
+
+def test_vww_leaves_little_besides_its_input(mlperf: Path, tmp_path: Path, host: Target) -> None:
+    """The image alone is 27,648 B; everything else is within 2 % of it."""
+    model = read_model(mlperf / "vww_mobilenet_int8.tflite")
+    artifact = aot.compile(model, host, tmp_path / "a", command="x", options={"optimize": "ram"})
+    assert 27_648 <= _plan(artifact).arena_bytes < 28_200
+    _check(model, artifact, runs=1)
