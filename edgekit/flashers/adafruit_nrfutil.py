@@ -58,7 +58,7 @@ def flash(job: Job, progress: Progress) -> Report:
 
     with tempfile.TemporaryDirectory(prefix="edgekit-dfu-") as folder:
         make, send = _commands(job, f"{folder}/firmware.zip")
-        run_tool([tool, *make[1:]], where=port)
+        run_tool([tool, *make[1:]], where=port, signs=_SIGNS)
         command = [tool, *send[1:]]
         text = run_tool(command, where=port, signs=_SIGNS, on_text=show)
     if "Device programmed" not in text:
