@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.errors import DeviceError
 from edgekit.mlperf.dut import Dut
 from edgekit.resources import firmware_dir
 
@@ -146,6 +147,38 @@ def test_inferences_restore_their_input(library: ctypes.CDLL) -> None:
     assert found.elapsed_us is not None and 3000 <= found.elapsed_us <= 3100
     assert toy.ask("infer 1")[:3] == ["m-warmup-start-10", "m-warmup-done", "m-infer-start-1"]
     assert toy.ask("results") == ["m-results-[" + ",".join(f"{v:.3f}" for v in found.results) + "]"]
+
+
+class Mute:
+    """A line with its own time, from which only ``noise`` comes."""
+
+    name = "mute"
+
+    def __init__(self, noise: bytes = b"") -> None:
+        self.now = 0.0
+        self.noise = noise
+
+    def read(self, max_bytes: int, timeout_s: float) -> bytes:
+        self.now += max(timeout_s, 0.01)
+        return self.noise
+
+    def write(self, data: bytes) -> None:
+        self.now += 0.001
+
+    def close(self) -> None:
+        self.now = -1.0
+
+
+@pytest.mark.parametrize("noise", [b"", b"\x00\xffnoise without an end", b"m-ready\r\n"])
+def test_who_does_not_answer_is_given_up(noise: bytes) -> None:
+    link = Mute(noise)
+    with pytest.raises(DeviceError, match="does not answer 'name'") as caught:
+        Dut(link, clock=lambda: link.now).identify()
+    assert caught.value.exit_code == 6 and link.now < 60
+    link = Mute(b"noise" if noise else b"")
+    with pytest.raises(DeviceError, match=r"did not answer 'infer 1 0' in 30 s"):
+        Dut(link, clock=lambda: link.now).infer(1, 0)
+    assert 29 < link.now < 32
 
 
 def test_reconstruction_error(library: ctypes.CDLL, seed: int) -> None:
