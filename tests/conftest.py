@@ -37,3 +37,17 @@ def seed(request: pytest.FixtureRequest, record_property: object) -> int:
     chosen = int(os.environ.get("EDGEKIT_SEED", "20261120"))
     print(f"EDGEKIT_SEED={chosen}")
     return chosen
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures that tests recorded, so that every run shows where we stand."""
+    lines = [
+        str(value)
+        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for key, value in report.user_properties
+        if key == "figures"
+    ]
+    if lines:
+        terminalreporter.section("figures (simulated, exact)")
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,17 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.mark.parametrize("core", list(mlperf_tiny.PUBLISHED["cores"]))
 @pytest.mark.parametrize("name", list(mlperf_tiny.PUBLISHED["models"]))
-def test_ceilings(mlperf: Path, shared: Path, name: str, core: str) -> None:
+def test_ceilings(
+    mlperf: Path, shared: Path, name: str, core: str, record_property: Callable[[str, object], None]
+) -> None:
     (row,) = mlperf_tiny.measure(mlperf, [name], [core])
+    limit, aim = row["must"].get("instructions"), row["aim"]
+    record_property(
+        "figures",
+        f"{name:4} {core:14} {row['instructions']:>12,} instructions (must {limit:,}, aim {aim:,})"
+        f"  arena {row['arena_bytes']:>6,}  code {row['code_bytes']:>6,}"
+        f"  code+weights {row['code_and_weights_bytes']:>7,}",
+    )
     assert row["equal_to_tflm"] is True
     assert mlperf_tiny.crossed(row) == []
     if core in layers.COLUMN:
