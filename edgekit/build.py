@@ -450,8 +450,12 @@ class _Work:
         toolchains.run([*command, "-o", "firmware.elf"], self.folder, "the firmware (link)")
 
     def _arena_home(self, image: _Image, main: Region, arena: int) -> Region:
-        """The first region that takes the arena: the main one, else another."""
+        """Where the arena goes: tightly coupled memory that holds it, which no cache or bus slows
+        down; else the main region; else any other that takes it."""
         used = sum(s.nbytes for s in image.sections if s.region == main.name)
+        for region in _data_regions(self.target):
+            if region.kind == "tcm" and region != main and arena <= region.nbytes:
+                return region
         if used <= main.nbytes:
             return main
         for region in _data_regions(self.target):
