@@ -93,9 +93,18 @@ def order_of(firmware: Firmware, target: Target, **settings: Any) -> Order:
     """The order for a firmware that ``build`` made.
 
     Raises:
-        UsageError: it was built for another board.
+        UsageError: it was built for another board, or is a project that was not built yet.
     """
     require_target(firmware, target)
+    if "bin" not in firmware.images:  # an exported project, which ESP-IDF builds
+        folder = firmware.elf.parent
+        if not (folder / "flasher_args.json").is_file():
+            raise UsageError(
+                f"ESP-IDF has not built this project: there is no {folder.name}/flasher_args.json",
+                str(firmware.artifact_folder),
+                "idf.py build",
+            )
+        return replace(order_of_idf(folder, target, **settings), firmware=firmware)
     flash = {region.name for region in target.memory if region.kind == "flash"}
     start = min(item.address for item in firmware.sections if item.region in flash)
     piece = make_piece(start, firmware.images["bin"])

@@ -23,6 +23,7 @@ from edgekit.build import build, load_artifact, load_firmware
 from edgekit.cli import cli
 from edgekit.engines import aot
 from edgekit.errors import UsageError
+from edgekit.flashing import order_of
 from edgekit.graph import read_model
 from edgekit.records import Firmware
 from edgekit.resources import firmware_dir
@@ -171,6 +172,24 @@ def test_a_wrong_clock_does_not_compile(tmp_path: Path) -> None:
         [compiler, *flags, "-fsyntax-only", str(source)], capture_output=True, text=True
     )
     assert done.returncode != 0 and "not the one that this project was made for" in done.stderr
+
+
+def test_what_esp_idf_built_is_flashed_and_asked_for_its_build_id(tmp_path: Path) -> None:
+    folder, target = export(tmp_path / "idf", "esp32-s3"), load_target("esp32-s3")
+    firmware = load_firmware(folder)
+    with pytest.raises(UsageError, match="ESP-IDF has not built this project") as caught:
+        order_of(firmware, target)
+    assert caught.value.fix == "idf.py build"
+    made = folder / "build"
+    made.mkdir()
+    for name in ("boot.bin", "digits_int8.bin"):
+        (made / name).write_bytes(b"\xe9" + bytes(99))
+    files = {"0x0": "boot.bin", "0x10000": "digits_int8.bin"}
+    given = {"flash_files": files, "extra_esptool_args": {"chip": "esp32s3"}}
+    (made / "flasher_args.json").write_text(json.dumps(given))
+    order = order_of(firmware, target, port="serial:/dev/ttyUSB0")
+    assert order.firmware == firmware and order.port == "serial:/dev/ttyUSB0"
+    assert [piece.address for piece in order.pieces] == [0, 0x10000]
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
