@@ -1,0 +1,251 @@
+"""What a user reads when flashing does not work: every sentence and exit code, to the letter."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tty
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgekit.devices import find_devices
+from edgekit.flashers._process import is_installed
+from edgekit.records import Firmware
+from edgekit.targets import list_targets
+
+Make = Callable[[str, str], Firmware]
+NAME = "nucleo-l4r5zi"
+
+
+def edgekit(*arguments: str, cwd: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.stdout == ""
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if not line.startswith(("flashing ", "measuring "))
+    ]
+    return done.returncode, "\n".join(lines).strip()
+
+
+@pytest.fixture
+def place(toy_firmware: Make, tmp_path: Path) -> Path:
+    """A folder with a firmware in ``firmware``, and broken ESP-IDF projects."""
+    compiler = "gcc" if shutil.which("arm-none-eabi-gcc") else "zig"
+    shutil.copytree(toy_firmware(NAME, compiler).elf.parent, tmp_path / "firmware")
+    for name, content in (
+        ("idf", {"flash_files": {"0x0": "a.bin"}, "extra_esptool_args": {"chip": "esp32c6"}}),
+        ("odd", {"files": []}),
+        ("less", {"flash_files": {"0x0": "a.bin"}}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flasher_args.json").write_text(json.dumps(content))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "flash.flash").write_bytes(b"short")
+    return tmp_path
+
+
+GOLDEN: list[tuple[str, int, str]] = [
+    (
+        "flash firmware --target pico",
+        2,
+        "error: the firmware was built for nucleo-l4r5zi, not for pico\n"
+        "  at: firmware.elf\n"
+        "  try: edgekit build ARTIFACT --target pico",
+    ),
+    (
+        "flash firmware --flasher bossac",
+        2,
+        "error: no flasher is called 'bossac'\n  at: --flasher bossac\n  try: one of: …",
+    ),
+    (
+        "flash firmware --flasher esptool",
+        2,
+        "error: nucleo-l4r5zi is not flashed with esptool\n"
+        "  at: --flasher esptool\n"
+        "  try: one of: openocd, stm32programmer, pyocd, stm32loader, dfu-util",
+    ),
+    (
+        "flash firmware --flasher openocd --port virtual",
+        2,
+        "error: no flasher of nucleo-l4r5zi speaks what the virtual board's boot ROM speaks\n"
+        "  at: --flasher openocd",
+    ),
+    (
+        "flash firmware --port pigeon:7",
+        2,
+        "error: no kind of port is called 'pigeon'\n"
+        "  at: --port pigeon:7\n"
+        "  try: --port serial:/dev/ttyACM0, --port virtual, or no --port at all",
+    ),
+    (
+        "flash firmware --port tcp:localhost:1",
+        2,
+        "error: no board is flashed through 'tcp'\n"
+        "  at: --port tcp:localhost:1\n"
+        "  try: --port serial:/dev/ttyACM0, --port virtual, or no --port at all",
+    ),
+    (
+        "flash firmware --port virtual:state=state",
+        2,
+        "error: the flash kept here has 5 bytes; nucleo-l4r5zi has 2,097,152\n"
+        "  at: …\n"
+        "  try: another folder with --state",
+    ),
+    ("flash idf", 2, "error: which board is it?\n  at: idf\n  try: --target esp32-s3"),
+    (
+        "flash idf --target esp32-s3",
+        2,
+        "error: the project was built for esp32c6, not for esp32-s3\n  at: idf/flasher_args.json",
+    ),
+    (
+        "flash odd --target esp32-s3",
+        2,
+        "error: this is not what ESP-IDF writes (KeyError: 'flash_files')\n"
+        "  at: odd/flasher_args.json\n"
+        "  try: idf.py build",
+    ),
+    (
+        "flash less --target esp32-s3",
+        2,
+        "error: cannot read the image: No such file or directory\n  at: less/a.bin",
+    ),
+    (
+        "flash firmware --flasher stm32loader --port serial:/dev/nothing:9600",
+        6,
+        "error: there is no port /dev/nothing: the device is not attached, or has gone\n"
+        "  at: /dev/nothing\n"
+        "  try: edgekit devices lists what is attached",
+    ),
+    (
+        "bench firmware --port virtual:state=never",
+        2,
+        "error: there is no board's state in this folder\n"
+        "  at: never\n"
+        "  try: edgekit flash FIRMWARE --port virtual:state=never",
+    ),
+    (
+        f"sim {NAME}",
+        2,
+        "error: which firmware?\n"
+        "  try: edgekit sim nucleo-l4r5zi FIRMWARE, or --state FOLDER for a board that is flashed",
+    ),
+    (
+        f"sim {NAME} firmware --boot-rom",
+        2,
+        "error: --boot-rom is for boards with --state FOLDER",
+    ),
+    (
+        "sim mps2-an386 --state other",
+        2,
+        "error: the virtual mps2-an386 has no boot ROM\n"
+        "  at: mps2-an386\n"
+        "  try: protocols of boot ROMs: an3155, esp, uf2",
+    ),
+]
+
+
+def _like(text: str, pattern: str) -> bool:
+    """Equal but for the rest of lines that end in "…"."""
+    mine, theirs = text.splitlines(), pattern.splitlines()
+    return len(mine) == len(theirs) and all(
+        a.startswith(b[:-1]) if b.endswith("…") else a == b
+        for a, b in zip(mine, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("command", "code", "text"), GOLDEN, ids=[item[0] for item in GOLDEN])
+def test_sentences(command: str, code: int, text: str, place: Path) -> None:
+    if "stm32loader" in command and not is_installed("stm32loader"):
+        pytest.skip("stm32loader is not installed")
+    found = edgekit(*command.split(), cwd=place)
+    assert found[0] == code, found[1]
+    assert _like(found[1], text), found[1]
+
+
+def test_nothing_is_attached(place: Path) -> None:
+    if any(NAME in device.targets for device in find_devices(list_targets()).devices):
+        pytest.skip("a board is attached")
+    if not is_installed("stm32loader") or is_installed("openocd") or is_installed("pyocd"):
+        pytest.skip("the sentence depends on the tools that are installed")
+    assert edgekit("flash", "firmware", cwd=place) == (
+        6,
+        "error: no serial port that fits nucleo-l4r5zi is attached\n"
+        "  try: connect the board, or give --port serial:/dev/ttyACM0; without a board: "
+        "--port virtual",
+    )
+
+
+def test_a_tool_is_missing(place: Path) -> None:
+    if is_installed("openocd"):
+        pytest.skip("OpenOCD is installed")
+    assert edgekit("flash", "firmware", "--flasher", "openocd", cwd=place) == (
+        5,
+        "error: openocd is not installed\n"
+        "  at: flash through OpenOCD\n"
+        "  try: sudo apt install openocd",
+    )
+
+
+def test_a_port_in_use(place: Path) -> None:
+    if not is_installed("stm32loader"):
+        pytest.skip("stm32loader is not installed")
+    master, slave = os.openpty()
+    name = os.ttyname(slave)
+    fcntl.flock(slave, fcntl.LOCK_EX)
+    try:
+        found = edgekit("flash", "firmware", "--port", f"pty:{name}", cwd=place)
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert found == (
+        6,
+        f"error: {name} is in use by another program\n"
+        f"  at: {name}\n"
+        f"  try: end the monitor or IDE that has it open (fuser {name} names it)",
+    )
+
+
+def test_nobody_answers(place: Path) -> None:
+    if not is_installed("stm32loader"):
+        pytest.skip("stm32loader is not installed")
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    name = os.ttyname(slave)
+    try:
+        code, text = edgekit("flash", "firmware", "--port", f"pty:{name}", cwd=place)
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert code == 6
+    assert text.startswith(
+        f"error: no boot ROM answers on the port\n  at: {name}\n  try: set BOOT0"
+    )
+
+
+def test_protected_against_reading_out(place: Path) -> None:
+    if not is_installed("stm32loader"):
+        pytest.skip("stm32loader is not installed")
+    (place / "board").mkdir()
+    (place / "board" / "options.json").write_text('{"read_protected": true}')
+    code, text = edgekit("flash", "firmware", "--port", "virtual:state=board", cwd=place)
+    assert code == 6
+    assert _like(
+        text,
+        "error: the boot ROM refuses: the flash is protected against reading out\n"
+        "  at: /dev/pts/…\n"
+        "  try: stm32loader --unprotect --port PORT, which erases everything on the chip",
+    ), text
