@@ -248,6 +248,18 @@ def test_stages_that_cannot_be(host: Target) -> None:
     assert plan.conflicts(problem, solution.offsets) == []
 
 
+def test_weights_in_ram(tmp_path: Path, host: Target) -> None:
+    model = _tower()
+    options = {"weights": "ram"}
+    artifact = aot.compile(model, host, tmp_path / "a", command="x", options=options)
+    text = (tmp_path / "a" / "tower_weights.h").read_text()
+    assert "static const" not in text
+    assert 'section(".data.tower_s0_weights")' in text
+    _check(model, artifact)
+    with pytest.raises(UsageError):
+        aot.read_options({"weights": "disk"})
+
+
 # -- limits ------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,7 @@ OPTIONS: Mapping[str, str] = {
     "kernels": "kernel functions to prefer over cheaper ones, separated by commas; portable: none"
     " of a single instruction set",
     "patches": "yes or no: stages may run in strips to make the arena smaller (default: yes)",
+    "weights": "flash or ram: where the tables are; start-up copies them to RAM (default: flash)",
     "max_ram": "largest arena, such as 24K",
     "max_flash": "most flash for the model's code and tables, such as 96K (the code is estimated)",
     "max_latency": "longest inference, such as 50ms (estimated)",
@@ -54,6 +55,7 @@ class Options:
     kernels: tuple[str, ...] = ()
     project: str = ""
     patches: bool = True
+    weights: str = "flash"
     limits: Limits = Limits()
 
 
@@ -80,6 +82,9 @@ def read_options(options: Mapping[str, Any]) -> Options:
             f"the engine aot has no project for '{project}': its sources build in any C11 project",
             fix="--project esp-idf, or --engine tflm",
         )
+    weights = str(options.get("weights", "flash"))
+    if weights not in ("flash", "ram"):
+        raise UsageError(f"weights are in flash or ram, not in '{weights}'")
     kernels = options.get("kernels", ())
     if isinstance(kernels, str):
         kernels = [name.strip() for name in kernels.split(",") if name.strip()]
@@ -90,6 +95,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
         kernels=tuple(kernels),
         project=project,
         patches=_flag(options, "patches", default=True),
+        weights=weights,
         limits=read_limits(options),
     )
 
@@ -249,13 +255,13 @@ def compile(
     chosen = read_options(options)
     goal = chosen.optimize
     layout, weighed = weigh(model, target, chosen)
-    emitted = emit.emit(layout, command=command, goal=goal)
+    emitted = emit.emit(layout, command=command, goal=goal, weights=chosen.weights)
     code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
     if not limits.flash_fits(emitted.weights_bytes, code, chosen.limits):
         # Steps share code, at some cost in time, before the model is refused.
         goal = "flash"
         layout, weighed = weigh(model, target, replace(chosen, optimize=goal))
-        emitted = emit.emit(layout, command=command, goal=goal)
+        emitted = emit.emit(layout, command=command, goal=goal, weights=chosen.weights)
         code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
         limits.check_flash(emitted.weights_bytes, code, chosen.limits)
     texts = emitted.files
@@ -285,6 +291,7 @@ def compile(
             "debug_steps": chosen.debug_steps,
             "optimize": goal,
             "kernels": list(chosen.kernels),
+            "weights": chosen.weights,
             "estimates": limits.estimates(layout, code, target),
             "plans": to_json(weighed),
             **({"project": chosen.project} if chosen.project else {}),

@@ -93,15 +93,16 @@ class Emitted:
     instances: int = 0
 
 
-def emit(layout: Layout, *, command: str, goal: str = "speed") -> Emitted:
+def emit(layout: Layout, *, command: str, goal: str = "speed", weights: str = "flash") -> Emitted:
     """The C of a planned program.
 
     Args:
         layout: the planned program.
         command: the command line that asked for it, for the files' first lines.
         goal: ``flash`` shares instances between shapes.
+        weights: ``ram`` puts the tables into initialised data, which start-up code copies.
     """
-    emitter = _Emitter(layout, command, goal)
+    emitter = _Emitter(layout, command, goal, weights)
     files = emitter.files()
     return Emitted(files, emitter.weights_bytes(), emitter.instances)
 
@@ -126,7 +127,8 @@ class _Instance:
 
 
 class _Emitter:
-    def __init__(self, layout: Layout, command: str, goal: str) -> None:
+    def __init__(self, layout: Layout, command: str, goal: str, weights: str) -> None:
+        self.in_ram = weights == "ram"
         self.layout = layout
         self.program = layout.program
         self.model = layout.program.model
@@ -447,9 +449,10 @@ class _Emitter:
             name = f"{self.prefix}_s{step}_{table.name}"
             self.tables[key] = name
             align = max(table.align_bytes, CTYPE_BYTES[table.ctype])
+            constant, place = ("", f', section(".data.{name}")') if self.in_ram else ("const ", "")
             self.table_text.append(
-                f"static const {table.ctype} {name}[{max(values.size, 1)}]\n"
-                f"    __attribute__((aligned({align}))) = {{\n{_numbers(values)}}};\n"
+                f"static {constant}{table.ctype} {name}[{max(values.size, 1)}]\n"
+                f"    __attribute__((aligned({align}){place})) = {{\n{_numbers(values)}}};\n"
             )
         return self.tables[key]
 
