@@ -24,6 +24,11 @@ uint32_t ek_port_ticks(void);
 /* Ticks per second of ek_port_ticks. */
 uint32_t ek_port_tick_hz(void);
 
+/* Only where the port has a pin.c: a pin that tells an instrument when something begins and ends.
+ * It is high after ek_port_pin_init, and has `level` after ek_port_pin. */
+void ek_port_pin_init(void);
+void ek_port_pin(uint32_t level);
+
 /* Resets the chip; does not return. Called after the last byte was handed to the UART. */
 void ek_port_reset(void) __attribute__((noreturn));
 

@@ -20,6 +20,19 @@ static inline void ek_stm32_alternate(uint32_t gpio, uint32_t pin, uint32_t af)
     ek_modify(gpio + 0x00u, 3u << (2u * pin), 2u << (2u * pin));
 }
 
+/* Level of an output. BSRR, 0x18: bit n sets pin n, bit n + 16 resets it. */
+static inline void ek_stm32_set(uint32_t gpio, uint32_t pin, uint32_t level)
+{
+    EK_REGISTER(gpio + 0x18u) = level ? 1u << pin : 1u << (pin + 16u);
+}
+
+/* Makes a pin an output, high from the start. */
+static inline void ek_stm32_output(uint32_t gpio, uint32_t pin)
+{
+    ek_stm32_set(gpio, pin, 1);
+    ek_modify(gpio + 0x00u, 3u << (2u * pin), 1u << (2u * pin));
+}
+
 /* ---- USART and LPUART ---- */
 
 #define EK_USART_CR1 0x00u /* UE 0, RE 2, TE 3, FIFOEN 29 */

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from edgekit.commands import bench
 from edgekit.errors import EdgekitError
 from edgekit.graph import Model
 from edgekit.graph.reader import read_model
+from edgekit.links import open_link
+from edgekit.mlperf.dut import Dut
 from edgekit.mlperf.personality import choose
 from edgekit.records import Firmware
 from edgekit.runtimes import open_runner
@@ -184,6 +187,25 @@ def test_other_ports(board: str, mlperf: Path, tmp_path: Path) -> None:
         firmware.elf.parent, "--runs", 1, "--warmups", 0, "--sessions", tmp_path / "sessions"
     )
     assert len(found["windows"]) == 5 and found["throughput_per_s"] > 0
+
+
+@pytest.mark.parametrize("board", ["nucleo-l4r5zi", "nucleo-g0b1re"])
+def test_energy_mode(board: str, mlperf: Path, tmp_path: Path) -> None:
+    """9,600 baud, no timestamps as text; a port without a pin says so."""
+    pytest.importorskip("unicorn")
+    model = read_model(mlperf / f"{MODELS['kws01']}.tflite")
+    firmware = made(model, tmp_path, board, energy=True)
+    target = load_target(board)
+    slow = replace(target, link={**target.link, "baud": 9600})
+    with Dut(open_link("virtual", slow, firmware), infer_timeout_s=300) as dut:
+        profile = dut.identify()
+        assert (profile.name, profile.model) == ("edgekit test", "kws01")
+        dut.load(bytes(490))
+        inference = dut.infer(1, 0)
+    assert inference.elapsed_us is None and len(inference.results) == 12
+    if board == "nucleo-l4r5zi":
+        with pytest.raises(EdgekitError, match="no timing pin"):
+            made(model, tmp_path / "other", "mps2-an386", energy=True)
 
 
 def test_what_makes_no_sense(ad_folder: Path, mlperf: Path, tmp_path: Path) -> None:

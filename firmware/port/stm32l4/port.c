@@ -28,6 +28,8 @@
 #define RCC_APB1ENR2 (RCC + 0x5Cu)
 #define RCC_CCIPR (RCC + 0x88u)
 
+#define UART_PRESCALER (EK_UART_BAUD < 32768u ? 4u : 1u)
+
 static void clock_start(void)
 {
     ek_modify(RCC_APB1ENR1, 1u << 28, 1u << 28); /* PWREN */
@@ -80,9 +82,11 @@ void ek_port_init(void)
     ek_modify(RCC_CCIPR, 3u << 10, 0);        /* LPUART1 from PCLK1, 120 MHz */
     ek_modify(RCC_APB1ENR2, 1u << 0, 1u << 0); /* LPUART1EN */
     (void)EK_REGISTER(RCC_APB1ENR2);
-    /* LPUART: BRR = 256 * clock / baud (RM0432 50.4.7), which needs 64 bits on the way */
-    ek_stm32_usart_start(
-        LPUART1, (uint32_t)((256ull * EK_CLOCK_HZ + EK_UART_BAUD / 2u) / EK_UART_BAUD));
+    /* LPUART: BRR = 256 * clock / baud (RM0432 50.4.7), which needs 64 bits on the way, and has 20:
+     * the slow rates of instruments want the prescaler, PRESC (0x2C) = 2 for a fourth */
+    EK_REGISTER(LPUART1 + 0x2Cu) = UART_PRESCALER == 4u ? 2u : 0u;
+    ek_stm32_usart_start(LPUART1, (uint32_t)((256ull * EK_CLOCK_HZ / UART_PRESCALER +
+                                              EK_UART_BAUD / 2u) / EK_UART_BAUD));
 }
 
 int ek_port_getc(void) { return ek_stm32_usart_getc(LPUART1); }
