@@ -71,6 +71,13 @@ def test_hard_swish(seed: int, sample: float, tmp_path: Path) -> None:
     check_cases(make(60 * sample, case), tmp_path)
 
 
+def test_abs(seed: int, sample: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    cases = make(30 * sample, lambda: unary(rng, "ABS"))
+    cases += make(10 * sample, lambda: same_scale(rng, "ABS"))
+    check_cases(cases, tmp_path)
+
+
 def test_rsqrt(seed: int, sample: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
 

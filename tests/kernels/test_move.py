@@ -30,6 +30,37 @@ def concatenation(rng: np.random.Generator) -> Case:
     return Case(b.build(xs, [y]), inputs(rng, *shapes, runs=1), f"CONCATENATION {shapes} {axis}")
 
 
+def pack(rng: np.random.Generator) -> Case:
+    rank = int(rng.integers(0, 4))
+    axis = int(rng.integers(rank + 1))
+    shape = [int(d) for d in rng.integers(1, 6, rank)]
+    count = int(rng.integers(1, 8))
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    xs = [b.tensor(shape, scale=s, zero_point=z) for _ in range(count)]
+    y = b.tensor([*shape[:axis], count, *shape[axis:]], scale=s, zero_point=z)
+    b.op("PACK", xs, [y], values_count=count, axis=choices(rng, axis, axis - rank - 1))
+    arrays = inputs(rng, *[shape] * count, runs=1)
+    return Case(b.build(xs, [y]), arrays, f"PACK {shape} {count} {axis}")
+
+
+def slice_(rng: np.random.Generator) -> Case:
+    rank = int(rng.integers(1, 6))
+    shape = [int(d) for d in rng.integers(1, 7, rank)]
+    begins = [int(rng.integers(d)) for d in shape]
+    sizes = [int(rng.integers(1, d - at + 1)) for d, at in zip(shape, begins, strict=True)]
+    given = [
+        -1 if at + n == d and rng.random() < 0.5 else n
+        for d, at, n in zip(shape, begins, sizes, strict=True)
+    ]
+    b = TfliteBuilder()
+    s, z = scale(rng), zero_point(rng)
+    x, y = (b.tensor(d, scale=s, zero_point=z) for d in (shape, sizes))
+    vectors = [b.constant(np.array(v, np.int32)) for v in (begins, given)]
+    b.op("SLICE", [x, *vectors], [y])
+    return Case(b.build([x], [y]), inputs(rng, shape, runs=1), f"SLICE {shape} {begins} {given}")
+
+
 def pad(rng: np.random.Generator, kind: str) -> Case:
     rank = int(rng.integers(1, 5))
     shape = [int(d) for d in rng.integers(1, 6, rank)]
@@ -86,6 +117,13 @@ def strided_slice(rng: np.random.Generator) -> Case:
 def test_concatenation(seed: int, sample: float, tmp_path: Path, sanitize: bool) -> None:
     rng = np.random.default_rng(seed)
     check_cases(make(30 * sample, lambda: concatenation(rng)), tmp_path, sanitize=sanitize)
+
+
+@pytest.mark.parametrize("sanitize", [False, True], ids=["fast", "sanitized"])
+def test_pack_and_slice(seed: int, sample: float, tmp_path: Path, sanitize: bool) -> None:
+    rng = np.random.default_rng(seed + sanitize)
+    cases = make(15 * sample, lambda: pack(rng)) + make(25 * sample, lambda: slice_(rng))
+    check_cases(cases, tmp_path, sanitize=sanitize)
 
 
 @pytest.mark.parametrize("kind", ["PAD", "PADV2"])

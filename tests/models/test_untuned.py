@@ -12,8 +12,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import untuned
 
-#: Those of the most operators; ``python benchmarks/untuned.py`` runs all. Instructions of the portable build
-#: over those of the default one, at least.
+#: Instructions of the portable build over those of the default one, at least, for the models of
+#: the most operators; ``python benchmarks/untuned.py`` runs all.
 FASTER = {
     ("lstm", "cortex-m4"): 1.6,
     ("lstm", "cortex-m0plus"): 1.2,

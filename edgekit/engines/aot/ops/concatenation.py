@@ -35,6 +35,8 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         if tensor is None or tensor.dtype != output.dtype:
             raise Unsupported("its inputs differ in type")
         runs.append(tensor.elements // max(outer, 1) * size)
+    if outer * sum(runs) != output.nbytes:
+        raise Unsupported(f"its inputs make {outer * sum(runs)} bytes of {output.nbytes}")
     ways = next((n for n in (2, 4, 10) if n >= len(runs)), None)
     if ways is None:
         raise Unsupported(f"it has {len(runs)} inputs, more than 10")

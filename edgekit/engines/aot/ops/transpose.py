@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.engines.aot.lowering import (
@@ -30,7 +31,10 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         raise Unsupported(f"{order} is no permutation of {rank} dimensions")
     if tuple(input_.shape[a] for a in order) != tuple(output.shape):
         raise Unsupported(f"its output {list(output.shape)} is not {list(input_.shape)} permuted")
-    walks = merged_walks(input_.shape, order, CTYPE_BYTES[CTYPES[input_.dtype]])
+    # An element's bytes are the fastest dimension.
+    size = CTYPE_BYTES[CTYPES[input_.dtype]]
+    steps = pitches(input_.shape, size)
+    walks = merged_walks([*((input_.shape[a], steps[a]) for a in order), (size, 1)])
     if len(walks) > 4:
         raise Unsupported(f"{len(walks)} dimensions change places, more than 4")
     walks = [(1, 0)] * (4 - len(walks)) + walks
@@ -52,15 +56,20 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     )
 
 
-def merged_walks(shape: tuple[int, ...], order: list[int], size: int) -> list[tuple[int, int]]:
-    """(count, step in bytes) of the output's dimensions, the fastest last; neighbours that
-    continue each other are one, and an element of ``size`` bytes is the fastest dimension."""
-    pitches = [size] * len(shape)
+def pitches(shape: tuple[int, ...], size: int) -> list[int]:
+    """Bytes from one index to the next along each dimension of a dense tensor."""
+    found = [size] * len(shape)
     for axis in reversed(range(len(shape) - 1)):
-        pitches[axis] = pitches[axis + 1] * shape[axis + 1]
+        found[axis] = found[axis + 1] * shape[axis + 1]
+    return found
+
+
+def merged_walks(walks: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(count, step in bytes) of dimensions, the fastest last, where neighbours that continue
+    each other have become one."""
     found: list[tuple[int, int]] = []
-    for count, step in (*((shape[a], pitches[a]) for a in order), (size, 1)):
-        if count == 1 and len(shape) > 0:
+    for count, step in walks:
+        if count == 1:
             continue
         if found and found[-1][1] == count * step:
             found[-1] = (found[-1][0] * count, step)
