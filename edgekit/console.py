@@ -61,7 +61,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         heading, justify = (column, "left") if isinstance(column, str) else column
         table.add_column(heading, justify="right" if justify == "right" else "left")
@@ -76,12 +76,13 @@ def print_table(
     console = Output(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     if not sys.stdout.isatty():
         console = Output(highlight=False, markup=False, width=200)
+    if title:
+        # rich would wrap a table's title to the width of the table
+        console.print(title)
     console.print(table)
 
 
 def _cell(value: object) -> str:
-    from rich.markup import escape
-
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -90,7 +91,7 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return escape(str(value))
+    return str(value)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from edgekit.errors import DeviceError, UsageError
@@ -72,5 +73,9 @@ def open(rest: str, target: Target | None, firmware: Firmware | None) -> SerialL
             raise DeviceError("no permission to open the port", path, fix) from None
         if number in (11, 16) or "lock" in text or "busy" in text:
             raise DeviceError("the port is in use by another program", path) from None
-        raise DeviceError(f"the port cannot be opened: {error}", path) from None
+        # pyserial wraps the system's error in one of its own that says everything twice
+        reason = os.strerror(number) if number else str(error)
+        raise DeviceError(
+            f"the port cannot be opened: {reason}", path, "edgekit devices lists what is attached"
+        ) from None
     return SerialLink(port, path)
