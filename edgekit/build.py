@@ -54,6 +54,21 @@ class _Image:
         return sum(s.nbytes for s in self.sections if s.name == name)
 
 
+def _why_not(folder: Path, error: Exception) -> str:
+    """What is wrong with a folder whose ``manifest.json`` could not be read."""
+    if not folder.exists():
+        return "it does not exist"
+    if not folder.is_dir():
+        return "it is a file"
+    if isinstance(error, FileNotFoundError):
+        return "it holds no manifest.json"
+    if isinstance(error, OSError):
+        return f"its manifest.json cannot be read: {error.strerror}"
+    if isinstance(error, KeyError):
+        return f"its manifest.json has no {error}"
+    return f"its manifest.json is damaged: {error}"
+
+
 def load_artifact(folder: Path) -> Artifact:
     """Reads a folder that ``edgekit compile`` wrote.
 
@@ -66,7 +81,7 @@ def load_artifact(folder: Path) -> Artifact:
         artifact = from_json(Artifact, manifest["artifact"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"this is not a folder that compile wrote ({type(error).__name__}: {error})",
+            f"this is not a folder that compile wrote: {_why_not(folder, error)}",
             str(folder),
             "edgekit compile MODEL.tflite --target NAME -o FOLDER",
         ) from None
@@ -86,7 +101,7 @@ def load_firmware(folder: Path) -> Firmware:
         firmware = from_json(Firmware, manifest["firmware"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"this is not a folder that build wrote ({type(error).__name__}: {error})",
+            f"this is not a folder that build wrote: {_why_not(folder, error)}",
             str(folder),
             "edgekit build ARTIFACT-FOLDER -o FOLDER",
         ) from None
@@ -142,6 +157,13 @@ def build(
         )
     if personality is not None:
         _check_personality(personality, artifact, target, staging)
+    if artifact.plan is not None and any(view.apart for view in artifact.plan.inputs):
+        raise UsageError(
+            "the model's input is the application's own (input=apart); the runtime of edgekit"
+            " keeps inputs in the arena",
+            str(artifact.folder),
+            "build the sources in your project, or compile without --set input=apart",
+        )
     toolchain = toolchains.find_toolchain(compiler)
     kept = artifact.plan is not None and inputs_kept(artifact.plan)
     stage = staging == "on" or (staging == "auto" and not kept and artifact.plan is not None)

@@ -131,6 +131,8 @@ class TensorView:
     shape: tuple[int, ...]
     scale: float | None
     zero_point: int
+    #: not in the arena: there is a pointer to it at ``offset``
+    apart: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tflite_builder import TfliteBuilder
 
+from edgekit.build import build
 from edgekit.engines import aot
 from edgekit.engines.aot import memory, patches, plan, search, select
 from edgekit.engines.aot.host import HostRunner, StepReference
@@ -258,6 +259,29 @@ def test_weights_in_ram(tmp_path: Path, host: Target) -> None:
     _check(model, artifact)
     with pytest.raises(UsageError):
         aot.read_options({"weights": "disk"})
+
+
+def test_an_input_apart_is_only_read(tmp_path: Path, host: Target) -> None:
+    options = {"optimize": "ram", "input": "apart"}
+    inside = aot.compile(_tower(), host, tmp_path / "a", command="x", options={"optimize": "ram"})
+    artifact = aot.compile(_tower(), host, tmp_path / "b", command="x", options=options)
+    # The output lay over the input there; here is a pointer.
+    assert _plan(artifact).arena_bytes <= _plan(inside).arena_bytes + 8
+    assert _plan(artifact).inputs[0].apart
+    header = (tmp_path / "b" / "tower.h").read_text()
+    assert "tower_set_input(int8_t *arena, const int8_t *data)" in header
+    _check(_tower(), artifact)
+    with pytest.raises(UsageError, match="input=apart"):
+        build(artifact, load_target("nucleo-l4r5zi"), tmp_path / "c")
+
+
+def test_vww_below_24_kb_beside_its_image(mlperf: Path, tmp_path: Path, host: Target) -> None:
+    """The image belongs to the camera; the arena holds everything else."""
+    model = read_model(mlperf / "vww_mobilenet_int8.tflite")
+    options = {"max_ram": "24K", "input": "apart"}
+    artifact = aot.compile(model, host, tmp_path / "a", command="x", options=options)
+    assert _plan(artifact).arena_bytes < 24_576
+    _check(model, artifact, runs=1)
 
 
 # -- limits ------------------------------------------------------------------------------------

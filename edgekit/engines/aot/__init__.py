@@ -36,6 +36,7 @@ OPTIONS: Mapping[str, str] = {
     " of a single instruction set",
     "patches": "yes or no: stages may run in strips to make the arena smaller (default: yes)",
     "weights": "flash or ram: where the tables are; start-up copies them to RAM (default: flash)",
+    "input": "arena or apart: the application keeps it and passes a pointer (default: arena)",
     "max_ram": "largest arena, such as 24K",
     "max_flash": "most flash for the model's code and tables, such as 96K (the code is estimated)",
     "max_latency": "longest inference, such as 50ms (estimated)",
@@ -56,6 +57,7 @@ class Options:
     project: str = ""
     patches: bool = True
     weights: str = "flash"
+    inputs_apart: bool = False
     limits: Limits = Limits()
 
 
@@ -85,6 +87,9 @@ def read_options(options: Mapping[str, Any]) -> Options:
     weights = str(options.get("weights", "flash"))
     if weights not in ("flash", "ram"):
         raise UsageError(f"weights are in flash or ram, not in '{weights}'")
+    where = str(options.get("input", "arena"))
+    if where not in ("arena", "apart"):
+        raise UsageError(f"input is arena or apart, not '{where}'")
     kernels = options.get("kernels", ())
     if isinstance(kernels, str):
         kernels = [name.strip() for name in kernels.split(",") if name.strip()]
@@ -96,6 +101,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
         project=project,
         patches=_flag(options, "patches", default=True),
         weights=weights,
+        inputs_apart=where == "apart",
         limits=read_limits(options),
     )
 
@@ -194,6 +200,10 @@ def weigh(
 
     chosen = options or Options()
     program = _passed(model, debug_steps=chosen.debug_steps)
+    if chosen.inputs_apart:
+        returned = {program.home(index) for index in program.outputs}
+        homes = frozenset(program.home(index) for index in program.inputs)
+        program = replace(program, apart=homes - returned)
     if chosen.debug_steps:
         kernels, _ = select.choose(program, target, goal=chosen.optimize, forced=chosen.kernels)
         layout = memory.arrange(program, kernels, keep_input=chosen.keep_input, overlap=False)
@@ -292,6 +302,7 @@ def compile(
             "optimize": goal,
             "kernels": list(chosen.kernels),
             "weights": chosen.weights,
+            "input": "apart" if chosen.inputs_apart else "arena",
             "estimates": limits.estimates(layout, code, target),
             "plans": to_json(weighed),
             **({"project": chosen.project} if chosen.project else {}),

@@ -189,6 +189,17 @@ class _Emitter:
                 ctype = CTYPES[view.dtype]
                 offset = f"{self.upper}_{word.upper()}{suffix}_OFFSET"
                 place = f"arena + {offset}"
+                if view.apart:
+                    functions.append(
+                        f"/* {comment_text(view.name)}: {view.dtype} {_shape(view.shape)}; not in"
+                        " the arena. It is only read; aligned to 4.\n"
+                        " * To be set before the first inference, and again when it moves or when"
+                        " the arena was in use elsewhere. */\n"
+                        f"static inline void {self.prefix}_set_{word}{suffix}("
+                        f"int8_t *arena, const {ctype} *data) {{\n"
+                        f"    *(const {ctype} **)(void *)({place}) = data;\n}}\n"
+                    )
+                    continue
                 value = place if ctype == "int8_t" else f"({ctype} *)(void *)({place})"
                 functions.append(
                     f"/* {comment_text(view.name)}: {view.dtype} {_shape(view.shape)} */\n"
@@ -240,7 +251,8 @@ class _Emitter:
         count = len(plan.steps)
         sha = ", ".join(f"0x{byte:02x}" for byte in bytes.fromhex(self.model.sha256))
         spans = {
-            "inputs": [(v.offset, v.nbytes) for v in plan.inputs],
+            # There is nothing to write in the arena of an input that is not there.
+            "inputs": [(v.offset, 0 if v.apart else v.nbytes) for v in plan.inputs],
             "outputs": [(v.offset, v.nbytes) for v in plan.outputs],
             "step_outputs": [(s.offset, s.nbytes) for s in plan.steps],
         }
@@ -434,6 +446,11 @@ class _Emitter:
                 table = Table(f"tensor{tensor.index}", CTYPES[tensor.dtype], tensor.data())
                 return self._place_table(step, table)
             offset = self.layout.offsets[tensor.index]
+            if self.program.home(tensor.index) in self.program.apart:
+                within = self.program.offset(tensor.index)
+                pointer = f"*(const int8_t *const *)(const void *)(arena + {offset})"
+                place = f"{pointer} + {within}" if within else pointer
+                return place if ctype == "const int8_t *" else f"({ctype})(const void *)({place})"
         place = "arena" if offset == 0 else f"arena + {offset}"
         if ctype in ("int8_t *", "const int8_t *"):
             return place

@@ -126,6 +126,7 @@ class HostRunner:
         start = self._guard + (-(self._memory.ctypes.data + self._guard)) % 64
         self._start = start
         self.arena = self._memory[start : start + self.plan.arena_bytes]
+        self._apart: dict[int, NDArray[Any]] = {}
         self._pointer = self._memory.ctypes.data + start
 
     def fill(self, value: int) -> None:
@@ -141,6 +142,11 @@ class HostRunner:
     def set_inputs(self, *inputs: NDArray[Any]) -> None:
         for view, value in zip(self.plan.inputs, inputs, strict=True):
             data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+            if view.apart:
+                self._apart[view.tensor] = data = data.copy()
+                data = np.frombuffer(np.uint64(data.ctypes.data).tobytes(), np.uint8)
+                self.arena[view.offset : view.offset + data.size] = data
+                continue
             self.arena[view.offset : view.offset + view.nbytes] = data
 
     def outputs(self) -> tuple[bytes, ...]:

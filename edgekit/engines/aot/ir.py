@@ -60,6 +60,8 @@ class Program:
     slots: tuple[int, ...] = ()
     #: slots (first, last) that a home must survive, besides those that touch it
     spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    #: inputs that are not in the arena; a pointer to each is
+    apart: frozenset[int] = frozenset()
     #: stages in strips: first slot, end, rows per turn
     stages: tuple[tuple[int, int, int], ...] = ()
     #: stages' outputs that may lie over a stage's input: (output, input) -> greatest shift

@@ -14,6 +14,9 @@ from edgekit.engines.aot.lowering import Literal as Number
 from edgekit.graph import Tensor
 from edgekit.records import Buffer, Plan, Step, StripStage, TensorView
 
+#: Room for the pointer to an input that is not in the arena, on any host.
+_POINTER_BYTES = 8
+
 #: Alignment of every buffer: word loads are cheap for kernels that can use them.
 _WORD = 4
 
@@ -51,7 +54,8 @@ def arrange(
     )
     homes = {b.tensor: b.offset for b in placed if b.role != "scratch"}
     offsets = {
-        index: homes[program.home(index)] + program.offset(index)
+        index: homes[program.home(index)]
+        + (0 if program.home(index) in program.apart else program.offset(index))
         for index in program.tensors
         if program.home(index) in homes
     }
@@ -116,7 +120,7 @@ def _buffers(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> l
         first[home], last[home] = min(first[home], start), max(last[home], end)
     inputs = {program.home(index) for index in program.inputs}
     outputs = {program.home(index) for index in program.outputs}
-    for home in outputs | (inputs if keep_input else set()):
+    for home in outputs | program.apart | (inputs if keep_input else set()):
         first.setdefault(home, 0)
         last[home] = final
     buffers = []
@@ -125,7 +129,8 @@ def _buffers(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> l
         role: Literal["input", "output", "activation"] = "activation"
         if home in inputs or home in outputs:
             role = "input" if home in inputs else "output"
-        buffers.append(Buffer(tensor.name, role, 0, tensor.nbytes, first[home], last[home], home))
+        nbytes = _POINTER_BYTES if home in program.apart else tensor.nbytes
+        buffers.append(Buffer(tensor.name, role, 0, nbytes, first[home], last[home], home))
     working: dict[int, int] = {}
     for position, kernel in enumerate(kernels):
         slot = program.slot(position)
@@ -170,6 +175,7 @@ def _alignments(
                 home = program.home(index)
                 element = CTYPE_BYTES[CTYPES[program.tensors[index].dtype]]
                 wanted[home] = max(wanted.get(home, _WORD), kernel.align_bytes, element)
+    wanted.update((home, max(wanted.get(home, 1), _POINTER_BYTES)) for home in program.apart)
     working: dict[int, int] = {}
     for position, kernel in enumerate(kernels):
         slot = program.slot(position)
@@ -186,6 +192,7 @@ def _permissions(
     # The caller reads these after the last step: they do not die in it.
     lasting = {program.home(index) for index in program.outputs}
     lasting |= {program.home(index) for index in program.inputs} if keep_input else set()
+    lasting |= program.apart
     place = {b.tensor: i for i, b in enumerate(buffers) if b.role != "scratch"}
     # None: a step of the slot does not permit it
     found: dict[tuple[int, int], list[tuple[planner.Range, ...]] | None] = {}
@@ -241,7 +248,7 @@ def _walking(
     literals: dict[str, int] = {}
     for slot, tensor in enumerate(step.inputs):
         for out_slot, out in enumerate(step.outputs):
-            if not _activation(program, tensor):
+            if not _activation(program, tensor) or program.home(tensor) in program.apart:
                 continue
             shift = offsets[out] - offsets[tensor]
             apart = shift >= program.tensors[tensor].nbytes or -shift >= program.tensors[out].nbytes
@@ -320,4 +327,5 @@ def _view(program: Program, index: int, offsets: dict[int, int]) -> TensorView:
         shape=tensor.shape,
         scale=quantization.scale if quantization else None,
         zero_point=quantization.zero_point if quantization else 0,
+        apart=program.home(index) in program.apart,
     )
