@@ -163,8 +163,8 @@ def carry_out(order: Order, progress: Progress = _ignore) -> Outcome:
     if kind == "virtual":
         return _flash_virtual(order, rest, progress)
     if _starts_with_elf(order.port) and order.firmware is not None:
-        with connected(order.port, order.target, order.firmware) as device:
-            return Outcome(order.port, None, device.identity)
+        identity, said = _who(order.firmware, order.target, order.port)
+        return Outcome(order.port, None, identity, said)
     way = find_way(order)
     if way.job.port is not None:
         check_serial_port(way.job.port)
@@ -178,8 +178,21 @@ def _ask(order: Order, report: Report, port: str | None, notes: tuple[str, ...])
     if port is None:
         more = "the board was not asked who it is: no serial port of it is known (--port)"
         return Outcome(port, report, None, (*notes, more))
-    with connected(port, order.target, order.firmware) as device:
-        return Outcome(port, report, device.identity, notes)
+    identity, said = _who(order.firmware, order.target, port)
+    return Outcome(port, report, identity, (*notes, *said))
+
+
+def _who(firmware: Firmware, target: Target, port: str) -> tuple[Identity | None, tuple[str, ...]]:
+    """What a board says that it runs; MLPerf Tiny's protocol has no build id, only a name."""
+    if firmware.protocol == "mlperf-tiny":
+        from edgekit.links import open_link
+        from edgekit.mlperf.dut import Dut
+
+        with Dut(open_link(port, target, firmware)) as dut:
+            profile = dut.identify()
+        return None, (f"the board answers as '{profile.name}' with {profile.model}",)
+    with connected(port, target, firmware) as device:
+        return device.identity, ()
 
 
 def plan(order: Order) -> tuple[Flasher, tuple[PlanStep, ...]]:
@@ -391,8 +404,8 @@ def _flash_virtual(order: Order, rest: str, progress: Progress) -> Outcome:
         if entry
         else "this board has no boot ROM: it was started with the ELF file"
     )
-    with connected(order.port, order.target, order.firmware) as device:
-        return Outcome(order.port, None, device.identity, (note,))
+    identity, said = _who(order.firmware, order.target, order.port)
+    return Outcome(order.port, None, identity, (note, *said))
 
 
 def _through_rom(
