@@ -559,6 +559,8 @@ def bench_firmware(
     reference = Reference(model, plan) if model is not None and plan is not None else None
     try:
         timed_port = f"{port}:profile" if port.endswith("virtual") else port
+        if "virtual:state=" in port and ",profile" not in port:
+            timed_port = f"{port},profile"
         with connected(timed_port, target, firmware) as device:
             return measure(
                 device,

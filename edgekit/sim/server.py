@@ -152,8 +152,8 @@ class Supply:
         return self._board.counter.title if self._board is not None else "compiled"
 
     def _start(self, *, rom: bool, address: int | None = None) -> None:
-        from edgekit.sim.board import Board
-        from edgekit.sim.rom import start_rom, wants_rom
+        from edgekit.sim.board import Board, Fault
+        from edgekit.sim.rom import start_rom, takes_over, wants_rom
         from edgekit.sim.symbols import Image, UnknownImage
 
         self.error = None
@@ -166,14 +166,20 @@ class Supply:
         if flash is not None and isinstance(image, Path):
             known = Image(image)
             image = known if flash.holds(known) else UnknownImage()
-        board = Board(
-            self.target,
-            image,
-            profile=bool(self._setup.get("profile")),
-            line=self._line,
-            python_counter=bool(self._setup.get("python_counter")),
-            flash=flash,
-        )
+        try:
+            board = Board(
+                self.target,
+                image,
+                profile=bool(self._setup.get("profile")),
+                line=self._line,
+                python_counter=bool(self._setup.get("python_counter")),
+                flash=flash,
+            )
+        except Fault:
+            if flash is None or not takes_over(self.target):
+                raise
+            self._start(rom=True)
+            return
         if address is not None:
             board.start_at(address)
         self._board = board

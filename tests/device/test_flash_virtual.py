@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -37,8 +38,6 @@ Make = Callable[[str, str], Firmware]
 
 @pytest.fixture
 def compiler() -> str:
-    import shutil
-
     return "gcc" if shutil.which("arm-none-eabi-gcc") else "zig"
 
 
@@ -58,12 +57,12 @@ def run_edgekit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", (*STM32, "pico"))
-def test_from_erased_flash_to_a_latency(
+@pytest.mark.parametrize("name", (*STM32, "nucleo-f446re", "pico", "pico2"))
+def test_from_erased_flash_to_an_inference(
     toy_firmware: Make, compiler: str, name: str, tmp_path: Path
 ) -> None:
-    """The command line: flash into a board that stays, then measure what is in it."""
-    if name in STM32:
+    """The command line: flash into a board that stays, then run what is in it."""
+    if not name.startswith("pico"):
         need("stm32loader")
     firmware = toy_firmware(name, compiler)
     port = f"virtual:state={tmp_path / 'board'}"
@@ -73,7 +72,7 @@ def test_from_erased_flash_to_a_latency(
     assert said["build_id"] == firmware.build_id
     (piece,) = said["report"]["written"]
     assert piece["nbytes"] == firmware.images["bin"].stat().st_size
-    assert said["report"]["flasher"] == ("uf2" if name == "pico" else "stm32loader")
+    assert said["report"]["flasher"] == ("uf2" if name.startswith("pico") else "stm32loader")
     with Device(open_link(port, load_target(name), firmware)) as device:
         device.connect(firmware.build_id)
         device.write_input(0, bytes(300))
@@ -87,6 +86,45 @@ def test_from_erased_flash_to_a_latency(
     # nothing of the ELF file was loaded: an empty board has nothing to start
     with pytest.raises(UsageError, match="no board's state"):
         open_link(f"virtual:state={tmp_path / 'other'}", load_target(name), firmware)
+
+
+def test_from_erased_flash_to_a_latency_report(tmp_path: Path) -> None:
+    """A real model: what stm32loader put into the board is measured and compared with TFLM."""
+    need("stm32loader")
+    model = Path(flashing.__file__).parent / "examples" / "digits" / "digits_int8.tflite"
+    port = "virtual:state=board"
+    for command in (
+        ("compile", str(model), "--target", "nucleo-l4r5zi", "-o", "artifact"),
+        ("build", "artifact", "-o", "firmware"),
+        ("flash", "firmware", "--port", port),
+    ):
+        done = run_edgekit(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    shutil.copy(model, tmp_path / "firmware")
+    done = run_edgekit("bench", "firmware", "--port", port, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["kind"] == "simulated" and report["port"] == port
+    assert report["latency_us"]["p50"] > 0 and report["cycles"] > 100_000
+    assert report["outputs"]["match"] is True
+
+
+def test_an_image_that_the_rom_refuses_leaves_the_drive(
+    toy_firmware: Make, compiler: str, tmp_path: Path
+) -> None:
+    from edgekit.flashers import Job
+
+    image = tmp_path / "noise.bin"
+    image.write_bytes(random.Random(1).randbytes(8192))
+    target = load_target("pico2")
+    board = VirtualLink(target, None, connect=False, state=tmp_path / "board")
+    try:
+        work = Job(target, (make_piece(0x10000000, image),), target.flashers[0])
+        with pytest.raises(DeviceError, match="the drive came back: the boot ROM does not start"):
+            load_flasher("uf2").flash(replace(work, volume=board.volume), lambda share: None)
+        assert board.state()["rom"] is True
+    finally:
+        board.close()
 
 
 def test_pyserial_speaks_to_the_rom(tmp_path: Path) -> None:

@@ -84,6 +84,11 @@ def wants_rom(target: Target, flash: FlashMemory) -> bool:
     return wanted
 
 
+def takes_over(target: Target) -> bool:
+    """Whether the ROM stays when it does not accept the image in the flash."""
+    return has_rom(target) and bool(_module(target).TAKES_OVER)
+
+
 def boot_pins(target: Target, *, dtr: bool, rts: bool) -> tuple[bool, bool]:
     """(held in reset, boot ROM wanted) from a serial adapter's lines.
 

@@ -1,10 +1,11 @@
 """The system memory boot loader of STM32 on a UART (ST AN3155, AN2606).
 
 Settings in ``sim.rom``: ``chip_id`` and ``version`` as *Get ID* and *Get* tell them,
-``page_bytes`` (what the erase commands count in) and ``unit_bytes`` (what the flash programs at
-once); ``size_at`` and ``uid_at``, where the system memory holds the flash size and the unique
-id. Reading out, erasing and writing are refused while read-out protection is on; erasing and
-writing a write-protected page is acknowledged and does nothing, as AN3155 has it.
+``page_bytes`` (what the erase commands count in; a list where sectors differ) and
+``unit_bytes`` (what the flash programs at once); ``size_at`` and ``uid_at``, where the system
+memory holds the flash size and the unique id; ``empty_check``: no, for chips that start an
+erased flash. Reading out, erasing and writing are refused while read-out protection is on;
+erasing and writing a write-protected page is acknowledged and does nothing, as AN3155 has it.
 """
 
 from __future__ import annotations
@@ -43,17 +44,18 @@ class SystemLoader:
         self._flash = flash
         self._chip_id = int(settings["chip_id"])
         self._version = int(settings.get("version", 0x31))
-        self._page_bytes = int(settings["page_bytes"])
         self._unit_bytes = int(settings["unit_bytes"])
         self._extended = settings.get("erase", "extended") == "extended"
         self._origin, self._nbytes = flash.regions()[0]
-        self._system: dict[int, bytes] = {}
+        self._pages = _pages(settings["page_bytes"], self._nbytes)
+        #: system memory in blocks of 256 bytes
+        self._system: dict[int, bytearray] = {}
         if "size_at" in settings:
             kib = target.flash_bytes >> 10
-            self._system[int(settings["size_at"])] = kib.to_bytes(2, "little")
+            self._keep(int(settings["size_at"]), kib.to_bytes(2, "little"))
         if "uid_at" in settings:
             serial = zlib.crc32(str(folder.resolve()).encode()).to_bytes(4, "little")
-            self._system[int(settings["uid_at"])] = b"EDGEKIT\0" + serial
+            self._keep(int(settings["uid_at"]), b"EDGEKIT\0" + serial)
         self._option_file = folder / "options.json"
         options = _read_options(self._option_file)
         self._read_protected = bool(options.get("read_protected"))
@@ -160,11 +162,14 @@ class SystemLoader:
         else:
             self._out += _ACK + data
 
+    def _keep(self, address: int, data: bytes) -> None:
+        block = self._system.setdefault(address & ~0xFF, bytearray(b"\xff" * 256))
+        block[address & 0xFF : (address & 0xFF) + len(data)] = data
+
     def _system_bytes(self, address: int, count: int) -> bytes | None:
-        for start, data in self._system.items():
-            if start <= address and address + count <= start + len(data):
-                return data[address - start : address - start + count]
-        return None
+        block = self._system.get(address & ~0xFF)
+        offset = address & 0xFF
+        return bytes(block[offset : offset + count]) if block and offset + count <= 256 else None
 
     def _go(self) -> _Bytes:
         found: list[int] = []
@@ -202,16 +207,16 @@ class SystemLoader:
         self._out += _ACK if done else _NACK
 
     def _page(self, address: int) -> int:
-        return (address - self._origin) // self._page_bytes
+        offset = address - self._origin
+        return next(i for i, (start, size) in enumerate(self._pages) if offset < start + size)
 
     def _erase_page(self, page: int) -> None:
         if page not in self._protected:
-            start = page * self._page_bytes
-            size = min(self._page_bytes, self._nbytes - start)
-            self._flash.erase(self._origin + start, size, self._page_bytes)
+            start, size = self._pages[page]
+            self._flash.erase(self._origin + start, size, size)
 
     def _erase_all(self) -> None:
-        for page in range(-(-self._nbytes // self._page_bytes)):
+        for page in range(len(self._pages)):
             self._erase_page(page)
 
     def _erase(self) -> _Bytes:
@@ -234,7 +239,7 @@ class SystemLoader:
             yield from self._take(1, data)
             fine = reduce(xor, data) == 0 and count >= 0xFFFD
             if fine:
-                half = -(-self._nbytes // self._page_bytes) // 2
+                half = len(self._pages) // 2
                 first = half if count == 0xFFFD else 0
                 last = half if count == 0xFFFE else 2 * half
                 for page in range(first, last):
@@ -246,8 +251,7 @@ class SystemLoader:
         self._erase_these(data, pages)
 
     def _erase_these(self, message: bytearray, pages: list[int]) -> None:
-        last = -(-self._nbytes // self._page_bytes)
-        if reduce(xor, message) != 0 or any(page >= last for page in pages):
+        if reduce(xor, message) != 0 or any(page >= len(self._pages) for page in pages):
             self._out += _NACK
             return
         for page in pages:
@@ -276,6 +280,16 @@ class SystemLoader:
         self.leaves_to = RESET
 
 
+def _pages(page_bytes: int | list[int], nbytes: int) -> list[tuple[int, int]]:
+    """(offset, size) of each page."""
+    sizes = page_bytes if isinstance(page_bytes, list) else [page_bytes] * (nbytes // page_bytes)
+    pages, offset = [], 0
+    for size in sizes:
+        pages.append((offset, size))
+        offset += size
+    return pages
+
+
 def _read_options(path: Path) -> dict[str, Any]:
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
@@ -291,8 +305,14 @@ def start(target: Target, flash: FlashMemory, folder: Path) -> SystemLoader:
 
 def is_unbootable(target: Target, flash: FlashMemory) -> bool:
     """The empty check of AN2606: an erased first word keeps the chip in system memory."""
+    if not target.sim["rom"].get("empty_check", True):
+        return False
     origin, _ = flash.regions()[0]
     return flash.read(int(target.sim.get("boot", origin)), 4) == b"\xff" * 4
+
+
+#: An image that cannot be started is started all the same.
+TAKES_OVER = False
 
 
 def boot_pins(*, dtr: bool, rts: bool) -> tuple[bool, bool]:

@@ -224,6 +224,10 @@ def is_unbootable(target: Target, flash: FlashMemory) -> bool:
     return "family" not in target.sim
 
 
+#: There is no CPU that could start anything.
+TAKES_OVER = False
+
+
 def boot_pins(*, dtr: bool, rts: bool) -> tuple[bool, bool]:
     """The circuit of Espressif's boards: RTS resets, DTR selects the ROM, never both."""
     return rts and not dtr, dtr

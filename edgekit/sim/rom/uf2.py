@@ -99,6 +99,10 @@ def is_unbootable(target: Target, flash: FlashMemory) -> bool:
     return int.from_bytes(stage[-4:], "little") != boot2_checksum(stage[:-4])
 
 
+#: An image that the ROM does not accept leaves the board in the ROM.
+TAKES_OVER = True
+
+
 def boot_pins(*, dtr: bool, rts: bool) -> tuple[bool, bool]:
     """No serial adapter reaches reset and boot selection on these boards."""
     return False, False
