@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -113,10 +114,16 @@ def _firmware(
         for key in ("max_ram", "max_flash", "max_latency"):
             options.pop(key, None)
     staging: Staging = "auto"
+    taken = 0
     for attempt in range(3):
-        artifact = engine.compile(
-            model, target, folder / "artifact", command=command, options=options
-        )
+        try:
+            artifact = engine.compile(
+                model, target, folder / "artifact", command=command, options=options
+            )
+        except FitError as error:
+            if not taken:
+                raise
+            raise _with_the_rest(error, taken) from None
         console.note("building the firmware")
         firmware = build(
             artifact,
@@ -141,6 +148,7 @@ def _firmware(
                 break
             console.note(f"{rest:,} B of RAM are stack and runtime: {left:,} B for the arena")
             options["max_ram"] = str(left)
+            taken = rest
         if much_flash:
             options["optimize"] = "flash"
     over = [
@@ -156,6 +164,17 @@ def _firmware(
         (f"--max-ram {firmware.ram_bytes} " if much_ram else "")
         + (f"--max-flash {firmware.flash_bytes}" if much_flash else ""),
     )
+
+
+def _with_the_rest(error: FitError, rest_bytes: int) -> FitError:
+    """An arena's refusal in terms of the whole firmware."""
+
+    def whole(found: re.Match[str]) -> str:
+        return f"--max-ram {int(found[1]) + rest_bytes}"
+
+    fix = re.sub(r"--max-ram ([0-9]+)", whole, error.fix or "") or None
+    what = f"stack and runtime take {rest_bytes:,} B of the RAM, and {error.what}"
+    return FitError(what, error.where, fix)
 
 
 def _check_latency(measurement: Measurement, limits: Limits) -> None:
