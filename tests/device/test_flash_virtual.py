@@ -312,10 +312,9 @@ def test_blocks_of_another_family_are_ignored(
         board.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ("nucleo-g0b1re", "pico"))
 def test_power_may_be_lost_at_any_moment(
-    toy_firmware: Make, compiler: str, name: str, tmp_path: Path, seed: int, sample: float
+    toy_firmware: Make, compiler: str, name: str, tmp_path: Path, seed: int
 ) -> None:
     """Cut off at random moments of a flash, a board can be flashed again."""
     if name in STM32:
@@ -330,8 +329,7 @@ def test_power_may_be_lost_at_any_moment(
     # what one flash takes: pages erased and units programmed
     size = firmware.images["bin"].stat().st_size
     total = 512 * 1024 // 2048 + size // 8 if name in STM32 else 2 + size // 256
-    cuts = max(2, round(10 * sample))
-    for index in range(cuts):
+    for index in range(10):
         moment = generator.randrange(total)
         board = VirtualLink(
             target, None, connect=False, state=tmp_path, boot_rom=True, power_loss_after=moment
