@@ -1,4 +1,4 @@
-"""What is attached, from a made-up /sys, list of mounts and list of ports; and the one that fits."""
+"""What is attached, from a made-up /sys, mounts and list of ports; and the one that fits."""
 
 from __future__ import annotations
 
