@@ -90,9 +90,9 @@ def check_step(program: Program, step: Instruction) -> None:
             problem = "there are no weights of two dimensions"
         elif data.elements * weights.shape[0] != output.elements * weights.shape[1]:
             problem = f"weights {list(weights.shape)} do not lead from one to the other"
-    elif step.kind in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS") and data.nbytes != output.nbytes:
-        problem = "their sizes differ"
-    elif step.kind in ("SOFTMAX", "QUANTIZE", "DEQUANTIZE") and data.elements != output.elements:
+    elif (step.kind in _SAME_BYTES and data.nbytes != output.nbytes) or (
+        step.kind in _SAME_ELEMENTS and data.elements != output.elements
+    ):
         problem = "their sizes differ"
     for bias in tensors[2:3] if step.kind in _BIASED else ():
         if problem is None and bias is not None and bias.elements != output.shape[-1]:
@@ -104,6 +104,8 @@ def check_step(program: Program, step: Instruction) -> None:
         )
 
 
+_SAME_BYTES = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
+_SAME_ELEMENTS = ("SOFTMAX", "QUANTIZE", "DEQUANTIZE")
 _BIASED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 
