@@ -105,13 +105,14 @@ def _print(found: Summary, kind: str) -> None:
     print(f"benchmark   {found.benchmark.name} ({found.benchmark.title}), {found.mode} mode")
     if found.throughput is not None:
         console.print_table(
-            ["input", ("inferences", "right"), ("seconds", "right"), ("per second", "right")],
+            ["input", ("inferences", "right"), ("seconds", "right"), ("per second", "right"), ""],
             [
                 (
                     run.sample.file,
                     run.iterations,
                     f"{(run.inference.elapsed_us or 0) / 1e6:.3f}",
                     f"{run.throughput:.3f}",
+                    kind,
                 )
                 for run in found.runs
             ],
