@@ -234,7 +234,8 @@ def _print(report: Report) -> None:
         )
         if quality.accuracy_float is not None and quality.accuracy_integer is not None:
             click.echo(
-                f"  accuracy    {quality.accuracy_integer:.2%}, float {quality.accuracy_float:.2%}"
+                f"  accuracy    {quality.accuracy_integer:.2%}, "
+                f"float {quality.accuracy_float:.2%} (measured, the same samples)"
             )
     shown = 3 if report.quantize in ("float16", "dynamic") else 10
     for problem in report.non_integer[:shown]:

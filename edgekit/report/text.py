@@ -130,11 +130,8 @@ def _print_memory(measurement: Measurement) -> None:
     optimal = "proven optimal" if memory.get("arena_optimal") else "not proven optimal"
     row("arena", "arena_bytes", f"lower bound {bound:,} B, {optimal}" if bound is not None else "")
     static = memory.get("stack_bound_bytes")
-    row(
-        "stack",
-        "stack_bytes",
-        f"high-water mark; static bound {static:,} B" if static is not None else "high-water mark",
-    )
+    bound_text = f"; static bound {static:,} B" if static is not None else ""
+    row("stack", "stack_bytes", f"high-water mark, {measurement.kind}{bound_text}")
     if memory.get("staging_bytes"):
         row("staging", "staging_bytes", "inputs kept for repeated runs; not needed in a product")
     row("RAM", "ram_bytes", "all of the firmware")
