@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgekit.engines.aot import dsp, m0
 from edgekit.engines.aot.lowering import (
     Input,
@@ -40,9 +38,10 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     dims, walk_l, walk_r = broadcast(first.shape[:-2], second.shape[:-2], output.shape[:-2])
     if dims[0] * dims[1] != 1:
         raise Unsupported("its batches alternate too often")
-    # The reference multiplies the scales in float32 (GetQuantizedConvolutionMultipler).
-    product = np.float32(first.scale) * np.float32(second.scale)
-    multiplier, shift = quantize_multiplier(float(product) / output.scale)
+    # The reference multiplies the scales in double (GetQuantizedConvolutionMultipler): in float32
+    # one output in a million would differ.
+    product = first.scale * second.scale
+    multiplier, shift = quantize_multiplier(product / output.scale)
     if depth * 255 * 255 >= 1 << 31:
         raise Unsupported(f"sums of {depth} products may leave 32 bits")
     geometry = (
