@@ -69,6 +69,23 @@ def _why_not(folder: Path, error: Exception) -> str:
     return f"its manifest.json is damaged: {error}"
 
 
+def _check_kernels(artifact: Artifact, target: Target) -> None:
+    """Refuses sources with kernels of another core, whose assembly no compiler takes."""
+    lacks = [
+        extension
+        for extension in ("dsp", "mve")
+        if not target.has(extension)
+        and any(name.endswith(f"_{extension}.h") for name in artifact.files)
+    ]
+    if lacks:
+        raise UsageError(
+            f"the sources were compiled for {artifact.target}: they have kernels for"
+            f" {' and '.join(lacks).upper()}, which {target.name} ({target.core}) lacks",
+            str(artifact.folder),
+            f"edgekit compile MODEL.tflite --target {target.name} -o FOLDER",
+        )
+
+
 def load_artifact(folder: Path) -> Artifact:
     """Reads a folder that ``edgekit compile`` wrote.
 
@@ -155,6 +172,7 @@ def build(
             str(artifact.folder),
             "build it in the project that it was exported to, or --engine aot",
         )
+    _check_kernels(artifact, target)
     if personality is not None:
         _check_personality(personality, artifact, target, staging)
     if artifact.plan is not None and any(view.apart for view in artifact.plan.inputs):

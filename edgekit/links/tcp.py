@@ -47,7 +47,7 @@ def open(rest: str, target: Target | None, firmware: Firmware | None) -> TcpLink
     try:
         connection = socket.create_connection((host, int(port)), timeout=10)
     except OSError as error:
-        raise DeviceError(f"no connection: {error}", rest) from None
+        raise DeviceError(f"no connection: {error.strerror or error}", rest) from None
     connection.settimeout(30)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return TcpLink(connection, rest)
