@@ -294,7 +294,7 @@ def state_folder(rest: str) -> Path | None:
                 raise UsageError(
                     "there is no board's state in this folder",
                     str(folder),
-                    f"edgekit flash FIRMWARE --port virtual:{rest}",
+                    f"edgekit flash FIRMWARE --port virtual:{option}",
                 )
             return folder
     return None
