@@ -94,13 +94,16 @@ class _Descriptor:
 class PtyLine(_Descriptor):
     """A pseudo-terminal in raw mode; ``name`` is the path that a serial program opens.
 
-    Like a wire, it loses what is sent while nobody has it open.
+    Like a wire, it loses what is sent while nobody has it open; but what a board says before
+    anybody could open it the first time is kept, as far as it fits.
     """
 
     def __init__(self) -> None:
         import tty
 
         super().__init__()
+        self._heard = False
+        self._early = b""
         self._master, slave = os.openpty()
         self.name = os.ttyname(slave)
         tty.setraw(slave)
@@ -108,6 +111,7 @@ class PtyLine(_Descriptor):
         os.set_blocking(self._master, False)
 
     def read(self) -> bytes:
+        self._release()
         try:
             return os.read(self._master, _CHUNK)
         except OSError as error:
@@ -122,10 +126,22 @@ class PtyLine(_Descriptor):
         return not any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def wait(self, timeout_s: float) -> None:
+        self._release()
         # While nobody listens the descriptor is always "ready": sleep on the wake pipe alone.
         self._wait_for(self._master if self._listener() else None, min(timeout_s, 0.005))
 
+    def _release(self) -> None:
+        """Lets go of what was kept, once somebody has opened the other end."""
+        if not self._heard and self._listener():
+            self._heard = True
+            early, self._early = self._early, b""
+            self.write(early)
+
     def write(self, data: bytes) -> None:
+        self._release()
+        if not self._heard:
+            self._early = (self._early + data)[:_CHUNK]
+            return
         deadline = time.monotonic() + _STALL_S
         while data and self._listener():
             try:
