@@ -232,7 +232,10 @@ def _print(artifact: Artifact, target: Target, title: str) -> None:
         )
     if artifact.plan is not None:
         plan = artifact.plan
-        proof = "proven the smallest" if plan.arena_optimal else "not proven the smallest"
+        kernels = "for these kernels and this order"
+        proof = (
+            f"proven the smallest {kernels}" if plan.arena_optimal else "not proven the smallest"
+        )
         console.print_table(
             ["what", ("bytes", "right"), "is"],
             [
