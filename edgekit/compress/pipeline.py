@@ -16,6 +16,7 @@ from edgekit.compress import conversion, data, footprint, models
 from edgekit.compress import task as tasks
 from edgekit.compress.distillation import ORIGINAL, Teacher
 from edgekit.compress.footprint import Footprint
+from edgekit.compress.keras_graph import read_graph, rebuild
 from edgekit.compress.models import Loaded
 from edgekit.compress.recipe import Recipe, RecipeStep
 from edgekit.compress.session import Session, Subject
@@ -25,6 +26,7 @@ from edgekit.convert.calibration import Reading
 from edgekit.errors import EdgekitError, LimitError, ModelError, UsageError
 from edgekit.files import folder_atomic, write_atomic
 from edgekit.records import from_json, to_json
+from edgekit.targets import load_target
 
 if TYPE_CHECKING:
     from edgekit.compress.data import Data
@@ -119,6 +121,8 @@ def compress(
         LimitError: the outputs of the virtual board are not TFLM's.
     """
     _require_output(request.output)
+    if request.target is not None:
+        load_target(request.target)  # a wrong name is told before anything is trained
     frameworks.tensorflow()
     note(f"loading {request.source.name}")
     loaded = _load(request)
@@ -190,7 +194,8 @@ def _compress(
         progress=progress,
         note=note,
     )
-    subject = Subject(original)
+    # techniques train in place: the model as given stays, to be compared and learned from
+    subject = Subject(read_graph(original.keras, rebuild(original)))
     warnings = [*found.warnings, *_checked(recipe, subject, session)]
     name = conversion.file_name(request.source.stem)
     before = work.before(

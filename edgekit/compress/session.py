@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.compress import clusters, sparsity
+from edgekit.compress import clusters, normalization_statistics, sparsity
 from edgekit.compress.keras_graph import KerasGraph
 from edgekit.compress.trainable import KerasTrainable
 from edgekit.compress.training import History, Hook, Progress, Trainer, Training, forward
@@ -70,7 +70,9 @@ class Session:
             part: distinguishes the checkpoints of several trainings in one step.
         """
         model = KerasTrainable(subject.graph, seed=settings.seed)
-        return self.trainer(model, settings, [*keeping(subject), *hooks], part=part).run()
+        history = self.trainer(model, settings, [*keeping(subject), *hooks], part=part).run()
+        normalization_statistics.renew(model, self.data.training, settings.batch, settings.seed)
+        return history
 
     def trainer(
         self, model: Any, settings: Training, hooks: Sequence[Hook] = (), *, part: str = ""
