@@ -22,11 +22,24 @@ _DIFFERENCE_SHIFT = 7
 
 
 class Steps(NamedTuple):
-    """A quantisation as TensorFlow computes with it: scalars, or a scale per channel."""
+    """A quantisation as TensorFlow computes with it: scalars, or a scale per channel.
+
+    ``low`` and ``high`` are the smallest and largest real value that it holds.
+    """
 
     scale: Any
     zero_point: Any
     form: str
+    low: Any
+    high: Any
+
+
+def steps_of(scale: Any, zero_point: Any, form: str) -> Steps:
+    """Steps from a scale and a zero point."""
+    smallest, largest = INTEGER_RANGES.get(form, (-(2**31), 2**31 - 1))
+    return Steps(
+        scale, zero_point, form, (smallest - zero_point) * scale, (largest - zero_point) * scale
+    )
 
 
 @dataclass(frozen=True, eq=False)

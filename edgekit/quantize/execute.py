@@ -69,6 +69,17 @@ class Executor:
             outputs: tensors to return, by default the graph's outputs.
             before_activation: sees the result of every operator before its fused activation.
         """
+        # Autograph would rewrite all of this, which takes minutes and changes nothing.
+        plain = self.tf.autograph.experimental.do_not_convert(self._run)
+        result: list[Any] = plain(inputs, outputs, before_activation)
+        return result
+
+    def _run(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[int] | None,
+        before_activation: Observer | None,
+    ) -> list[Any]:
         tf = self.tf
         wanted = list(self.graph.outputs if outputs is None else outputs)
         tensors = [tf.convert_to_tensor(x) for x in inputs]

@@ -87,7 +87,7 @@ def make_plan(
         ModelError: a range is missing or not finite.
     """
     groups = tuple(
-        group_parameters(group, *_range(graph, scheme, number, ranges))
+        group_parameters(group, *group_range(graph, scheme, number, ranges))
         for number, group in enumerate(scheme.groups)
     )
     return with_constants(graph, Plan(scheme, groups, {}, {}), magnitudes, integers)
@@ -227,10 +227,14 @@ def constant_values(graph: Graph, plan: Plan, slot: Slot) -> NDArray[Any]:
     return quantized
 
 
-def _range(
+def group_range(
     graph: Graph, scheme: Scheme, number: int, ranges: Mapping[int, tuple[float, float]]
 ) -> tuple[float, float]:
-    """The range of a group: that of its tensors, and of constants that join it."""
+    """The range of a group: that of its tensors, and of constants that join it.
+
+    Raises:
+        ModelError: a range is missing or not finite.
+    """
     import numpy as np
 
     group = scheme.groups[number]

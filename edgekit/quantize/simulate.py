@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from edgekit.graph.fixedpoint import INTEGER_RANGES
 from edgekit.graph.model import Graph, Op
-from edgekit.quantize.exact import EXACT, Integers, Steps, rounded_away
+from edgekit.quantize.exact import EXACT, Integers, Steps, rounded_away, steps_of
 from edgekit.quantize.execute import Executor, Observer
 from edgekit.quantize.operators import Call
 from edgekit.quantize.plan import Plan, constant_values
@@ -37,11 +36,8 @@ def on_steps(tf: Any, values: Any, steps: Steps) -> Any:
     The gradient passes where a value lies within the range and stops outside of it (the
     straight-through estimator as Jacob et al., 2018, use it).
     """
-    low, high = INTEGER_RANGES[steps.form]
-    scale, zero = steps.scale, steps.zero_point
-    inside = tf.clip_by_value(values, (low - zero) * scale, (high - zero) * scale)
-    rounded = rounded_away(tf, inside / scale) + zero
-    exact = (tf.clip_by_value(rounded, float(low), float(high)) - zero) * scale
+    inside = tf.clip_by_value(values, steps.low, steps.high)
+    exact = rounded_away(tf, inside / steps.scale) * steps.scale
     return inside + tf.stop_gradient(exact - inside)
 
 
@@ -86,10 +82,13 @@ class Rounder(Executor):
         """Whether an operator's constants and results are rounded."""
         return op in self.scheme.forms and (self.only is None or op in self.only)
 
+    def on_steps(self, value: Any, group: int, form: str) -> Any:
+        """A value on the steps of a group in one of its forms."""
+        return on_steps(self.tf, value, self.group_steps(group, form))
+
     def keep(self, index: int, value: Any) -> Any:
         """A value as tensor ``index`` is stored."""
-        group, form = self.scheme.stored(index)
-        return on_steps(self.tf, value, self.group_steps(group, form))
+        return self.on_steps(value, *self.scheme.stored(index))
 
     def enter(self, index: int, value: Any) -> Any:
         if not self.inputs_round or index not in self.scheme.group_of:
@@ -102,7 +101,7 @@ class Rounder(Executor):
         tensor = self.graph.ops[slot[0]].inputs[slot[1]]
         if self.scheme.reads[slot] == self.scheme.stored(tensor):
             return value
-        return on_steps(self.tf, value, self.group_steps(*self.scheme.reads[slot]))
+        return self.on_steps(value, *self.scheme.reads[slot])
 
     def write(self, slot: Slot, value: Any) -> Any:
         if slot not in self.scheme.writes or not self.rounds(slot[0]):
@@ -110,7 +109,7 @@ class Rounder(Executor):
         op = self.graph.ops[slot[0]]
         # What is moved is on its steps already, if what gave it rounds.
         if op.kind not in MOVES or self.only is not None:
-            value = on_steps(self.tf, value, self.group_steps(*self.scheme.writes[slot]))
+            value = self.on_steps(value, *self.scheme.writes[slot])
         return self._stored(slot, value)
 
     def _stored(self, slot: Slot, value: Any) -> Any:
@@ -205,8 +204,10 @@ class Simulator(Rounder):
         self._real: dict[Slot, Any] = {}
 
     def group_steps(self, group: int, form: str) -> Steps:
+        import numpy as np
+
         found = self.plan.groups[group][form]  # type: ignore[index]
-        return Steps(_float32(found.scale), float(found.zero_point), form)
+        return steps_of(np.float32(found.scale), np.float32(found.zero_point), form)
 
     def constant_steps(self, slot: Slot) -> Steps:
         import numpy as np
@@ -220,7 +221,7 @@ class Simulator(Rounder):
             shape = [1] * rank
             shape[constant.axis] = -1
             scale = np.array(found.scales, np.float32).reshape(shape)
-        return Steps(scale, float(found.zero_point), "int8")
+        return steps_of(scale, np.float32(found.zero_point), "int8")
 
     def integers(self, slot: Slot) -> Any:
         import numpy as np
@@ -241,11 +242,4 @@ class Simulator(Rounder):
             with self.tf.init_scope():
                 self._real[slot] = self.tf.constant(super().constant(slot))
         return self._real[slot]
-
-
-def _float32(value: float) -> Any:
-    import numpy as np
-
-    return np.float32(value)
-
 
