@@ -134,7 +134,9 @@ def _linear(ints: Integers) -> list[Any]:
     tf, call = ints.tf, ints.call
     at = 2 if call.op.kind == "TRANSPOSE_CONV" else 0
     sums = _sums(ints)
-    bias = ints.centred[at + 2 if at == 0 else 3] if len(call.inputs) > (2 if at == 0 else 3) else None
+    bias = (
+        ints.centred[at + 2 if at == 0 else 3] if len(call.inputs) > (2 if at == 0 else 3) else None
+    )
     if bias is not None:
         sums = sums + tf.cast(tf.reshape(bias, [-1]), tf.int64)
     real = ints.scale(at) * ints.scale(1) / ints.result_scale

@@ -48,7 +48,7 @@ class Executor:
             if op.kind not in OPERATORS:
                 raise ModelError(f"{op.kind} is not computed here", place(graph, op))
         self.batched = unbatchable(graph) is None
-        self._last_use = _last_uses(graph)
+        self.last_use = _last_uses(graph)
         self._constants: dict[int, Any] = {}
 
     def __call__(self, inputs: Sequence[Any]) -> list[Any]:
@@ -107,7 +107,7 @@ class Executor:
                                      strict=True):  # fmt: skip
                 values[index] = result
             for index in set(op.inputs):
-                if self._last_use.get(index) == op.index and index not in keep:
+                if self.last_use.get(index) == op.index and index not in keep:
                     values.pop(index, None)
         return [values[i] for i in wanted]
 
@@ -191,7 +191,9 @@ def unbatchable(graph: Graph) -> Op | None:
 
 def _keeps_first(graph: Graph, op: Op) -> bool:
     shapes = [graph.tensors[i].shape for i in op.inputs if i >= 0]
-    stacked_places = [at for at, i in enumerate(op.inputs) if i >= 0 and graph.tensors[i].raw is None]
+    stacked_places = [
+        at for at, i in enumerate(op.inputs) if i >= 0 and graph.tensors[i].raw is None
+    ]
     if not stacked_places:
         return False
     rank = len(graph.tensors[op.inputs[stacked_places[0]]].shape)

@@ -75,9 +75,7 @@ def weight_scales(largest: Reals) -> Reals:
     return scales.astype(np.float32).astype(np.float64)
 
 
-def with_room_for_bias(
-    scales: Reals, input_scale: float, bias: Reals
-) -> tuple[Reals, Reals]:
+def with_room_for_bias(scales: Reals, input_scale: float, bias: Reals) -> tuple[Reals, Reals]:
     """Scales of weights and of their bias, raised where the bias would not fit 31 bits.
 
     The bias has the product of the scales of weights and input. Where a channel's weights are

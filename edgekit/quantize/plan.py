@@ -217,9 +217,7 @@ def constant_values(graph: Graph, plan: Plan, slot: Slot) -> NDArray[Any]:
         return plan.integers[slot]
     constant = plan.scheme.constants[slot]
     values = graph.tensors[constant.tensor].data()
-    quantized = parameters.quantize(
-        values, plan.constants[slot], constant_dtype(plan.scheme, slot)
-    )
+    quantized = parameters.quantize(values, plan.constants[slot], constant_dtype(plan.scheme, slot))
     if constant.role == "weights":
         limit = parameters.WEIGHT_LIMIT
         clipped: NDArray[Any] = np.clip(quantized, -limit, limit)

@@ -289,9 +289,7 @@ class _Constants:
         self.variables.append(variable)
         return variable
 
-    def _make(
-        self, index: int, mask: NDArray[Any] | None, clusters: NDArray[Any] | None
-    ) -> None:
+    def _make(self, index: int, mask: NDArray[Any] | None, clusters: NDArray[Any] | None) -> None:
         import numpy as np
 
         tensor = self.owner.graph.tensors[index]
@@ -448,9 +446,7 @@ class _Constants:
 class _Ranges:
     """Ranges or scales of the groups of activations, and how they change."""
 
-    def __init__(
-        self, owner: FakeQuantModel, ranges: Mapping[int, tuple[float, float]]
-    ) -> None:
+    def __init__(self, owner: FakeQuantModel, ranges: Mapping[int, tuple[float, float]]) -> None:
         self.owner, self.tf = owner, owner.tf
         self.kind = owner.settings.activation_ranges
         self.made: dict[tuple[int, str], Steps] = {}
@@ -616,9 +612,7 @@ def zero_masks(graph: Graph, scheme: Scheme) -> dict[int, NDArray[Any]]:
     }
 
 
-def value_clusters(
-    graph: Graph, scheme: Scheme, most: int = 256
-) -> dict[int, NDArray[Any]]:
+def value_clusters(graph: Graph, scheme: Scheme, most: int = 256) -> dict[int, NDArray[Any]]:
     """Clusters of equal weights: for training a model whose weights share values.
 
     Batch norms that were folded have scaled each channel: equal values are looked for in the

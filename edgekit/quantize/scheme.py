@@ -140,7 +140,9 @@ def decide(
                 writes[op.index, at] = group_of[index], op_form
         for at, index in enumerate(op.inputs):
             if index in group_of:
-                own = shared if (op.index, at) in foreign and shared is not None else group_of[index]
+                own = (
+                    shared if (op.index, at) in foreign and shared is not None else group_of[index]
+                )
                 reads[op.index, at] = own, op_form
             elif index >= 0 and graph.tensors[index].dtype == "float32":
                 one_scale = op.index in per_tensor or (
@@ -201,7 +203,9 @@ def _refuse_operands(graph: Graph, op: Op, rule: Rule) -> None:
 
 def _is_real(graph: Graph, op: Op) -> bool:
     """Whether an operator has to do with real numbers (shapes are worked out in int32)."""
-    return any(graph.tensors[i].dtype.startswith("float") for i in (*op.inputs, *op.outputs) if i >= 0)
+    return any(
+        graph.tensors[i].dtype.startswith("float") for i in (*op.inputs, *op.outputs) if i >= 0
+    )
 
 
 def _rule(graph: Graph, op: Op) -> Rule | None:

@@ -243,3 +243,9 @@ class Simulator(Rounder):
                 self._real[slot] = self.tf.constant(super().constant(slot))
         return self._real[slot]
 
+    def update(self, graph: Graph, plan: Plan, op: int) -> None:
+        """Takes over a graph and a plan in which only one operator's constants differ."""
+        self.graph, self.plan, self.scheme = graph, plan, plan.scheme
+        for made in (self._made, self._real):
+            for slot in [slot for slot in made if slot[0] == op]:
+                del made[slot]

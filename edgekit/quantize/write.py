@@ -39,9 +39,7 @@ def write_quantized(
         description: the model's description.
         metadata: contents of metadata entries by name.
     """
-    return write_graph(
-        quantized_graph(graph, plan, io), description=description, metadata=metadata
-    )
+    return write_graph(quantized_graph(graph, plan, io), description=description, metadata=metadata)
 
 
 def quantized_graph(graph: Graph, plan: Plan, io: Io | None = None) -> Graph:
