@@ -1,4 +1,4 @@
-"""TensorFlow Lite Micro's int8 arithmetic, in TensorFlow: equal results, step for step.
+"""TensorFlow Lite Micro's integer arithmetic, in TensorFlow: equal results, step for step.
 
 A float model of the rounding would agree with the kernels in all but one value in a thousand,
 and a step there becomes several where later layers amplify it. Sums are exact in float32 up to
@@ -17,7 +17,7 @@ from edgekit.quantize.operators import OPERATORS, Call
 
 #: Products up to which sums stay below 2^24 whenever weights and inputs are not all extreme.
 _FLOAT32_PRODUCTS = 1024
-_ADD_SHIFT = 20
+_ADD_SHIFTS = {"int8": 20, "int16": 15}
 _DIFFERENCE_SHIFT = 7
 
 
@@ -112,6 +112,29 @@ def scaled(tf: Any, values: Any, real: Any) -> Any:
     return requantize(tf, values, *quantize_multiplier(tf, real))
 
 
+def scaled_wide(tf: Any, values: Any, real: Any) -> Any:
+    """Wide sums (of int16 activations) times a real factor: TFLM keeps 15 bits of the factor
+    and rounds once."""
+    multiplier, shift = quantize_multiplier(tf, real)
+    bits = tf.bitwise
+    one = tf.ones_like(shift)
+    reduced = tf.where(
+        multiplier < 0x7FFF0000, bits.right_shift(multiplier + (1 << 15), 16 * one), 0x7FFF * one
+    )
+    total = 15 - shift
+    half = bits.left_shift(one, total - 1)
+    return bits.right_shift(values * reduced + half, tf.zeros_like(values) + total)
+
+
+def requantized(tf: Any, values: Any, source: Steps, target: Steps) -> Any:
+    """What a QUANTIZE operator makes of integers of one kind: real values on the target's steps."""
+    low, high = INTEGER_RANGES[target.form]
+    centred = tf.cast(rounded_away(tf, values / source.scale), tf.int64)
+    real = tf.cast(source.scale, tf.float64) / tf.cast(target.scale, tf.float64)
+    steps = tf.cast(scaled(tf, centred, real), tf.float32) + target.zero_point
+    return (tf.clip_by_value(steps, float(low), float(high)) - target.zero_point) * target.scale
+
+
 def _result(ints: Integers, steps: Any) -> list[Any]:
     """Steps from the result's zero point as real values, clamped by the fused activation."""
     tf, result = ints.tf, ints.result
@@ -132,14 +155,14 @@ def _result(ints: Integers, steps: Any) -> list[Any]:
 def _linear(ints: Integers) -> list[Any]:
     """Sums of products, a bias, a factor per channel."""
     tf, call = ints.tf, ints.call
-    at = 2 if call.op.kind == "TRANSPOSE_CONV" else 0
+    at, bias_at = (2, 3) if call.op.kind == "TRANSPOSE_CONV" else (0, 2)
     sums = _sums(ints)
-    bias = (
-        ints.centred[at + 2 if at == 0 else 3] if len(call.inputs) > (2 if at == 0 else 3) else None
-    )
+    bias = ints.centred[bias_at] if len(call.inputs) > bias_at else None
     if bias is not None:
         sums = sums + tf.cast(tf.reshape(bias, [-1]), tf.int64)
     real = ints.scale(at) * ints.scale(1) / ints.result_scale
+    if ints.result.form == "int16":
+        return _result(ints, scaled_wide(tf, sums, real))
     return _result(ints, scaled(tf, sums, real))
 
 
@@ -153,7 +176,8 @@ def _sums(ints: Integers) -> Any:
         products //= call.shape(call.op.inputs[1])[3]
     else:
         products //= call.shape(call.op.inputs[1])[0]
-    dtype = tf.float32 if products <= _FLOAT32_PRODUCTS else tf.float64
+    narrow = products <= _FLOAT32_PRODUCTS and ints.result.form == "int8"
+    dtype = tf.float32 if narrow else tf.float64
     operands = [None if x is None else tf.cast(x, dtype) for x in ints.centred]
     for at in range(2 if call.op.kind != "TRANSPOSE_CONV" else 3, len(operands)):
         operands[at] = None
@@ -168,7 +192,7 @@ def _batch_matmul(ints: Integers) -> list[Any]:
 def _add(ints: Integers) -> list[Any]:
     tf, (a, b) = ints.tf, ints.centred
     twice = 2 * tf.maximum(ints.scale(0), ints.scale(1))
-    shift = 1 << _ADD_SHIFT
+    shift = 1 << _ADD_SHIFTS[ints.result.form]
     first = scaled(tf, tf.cast(a, tf.int64) * shift, ints.scale(0) / twice)
     second = scaled(tf, tf.cast(b, tf.int64) * shift, ints.scale(1) / twice)
     total = first - second if ints.call.op.kind == "SUB" else first + second
@@ -177,7 +201,7 @@ def _add(ints: Integers) -> list[Any]:
 
 def _mul(ints: Integers) -> list[Any]:
     tf, (a, b) = ints.tf, ints.centred
-    product = tf.cast(a * b, tf.int64)
+    product = tf.cast(a, tf.int64) * tf.cast(b, tf.int64)
     return _result(ints, scaled(tf, product, ints.scale(0) * ints.scale(1) / ints.result_scale))
 
 
@@ -256,3 +280,8 @@ EXACT: Mapping[str, Callable[[Integers], list[Any]]] = {
     "LEAKY_RELU": _leaky_relu,
     "AVERAGE_POOL_2D": _average_pool,
 }
+
+#: Operators whose 16x8 form is computed exactly as well.
+EXACT_INT16 = frozenset(
+    "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED ADD SUB MUL AVERAGE_POOL_2D RELU".split()
+)

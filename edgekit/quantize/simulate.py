@@ -13,7 +13,15 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from edgekit.graph.model import Graph, Op
-from edgekit.quantize.exact import EXACT, Integers, Steps, rounded_away, steps_of
+from edgekit.quantize.exact import (
+    EXACT,
+    EXACT_INT16,
+    Integers,
+    Steps,
+    requantized,
+    rounded_away,
+    steps_of,
+)
 from edgekit.quantize.execute import Executor, Observer
 from edgekit.quantize.operators import Call
 from edgekit.quantize.plan import Plan, constant_values
@@ -99,9 +107,8 @@ class Rounder(Executor):
         if slot not in self.scheme.reads or not self.rounds(slot[0]):
             return value
         tensor = self.graph.ops[slot[0]].inputs[slot[1]]
-        if self.scheme.reads[slot] == self.scheme.stored(tensor):
-            return value
-        return self.on_steps(value, *self.scheme.reads[slot])
+        stored, wanted = self.scheme.stored(tensor), self.scheme.reads[slot]
+        return value if stored == wanted else self._converted(value, stored, wanted)
 
     def write(self, slot: Slot, value: Any) -> Any:
         if slot not in self.scheme.writes or not self.rounds(slot[0]):
@@ -113,9 +120,16 @@ class Rounder(Executor):
         return self._stored(slot, value)
 
     def _stored(self, slot: Slot, value: Any) -> Any:
-        tensor = self.graph.ops[slot[0]].outputs[slot[1]]
-        apart = self.scheme.writes[slot] != self.scheme.stored(tensor)
-        return self.keep(tensor, value) if apart else value
+        stored = self.scheme.stored(self.graph.ops[slot[0]].outputs[slot[1]])
+        given = self.scheme.writes[slot]
+        return value if given == stored else self._converted(value, given, stored)
+
+    def _converted(self, value: Any, source: tuple[int, str], target: tuple[int, str]) -> Any:
+        """What a QUANTIZE operator between two forms or groups makes of a value."""
+        if self.exact and self.only is None:
+            steps = self.group_steps(*source), self.group_steps(*target)
+            return requantized(self.tf, value, *steps)
+        return self.on_steps(value, *target)
 
     def constant(self, slot: Slot) -> Any:
         if slot not in self.scheme.constants or not self.rounds(slot[0]):
@@ -131,7 +145,7 @@ class Rounder(Executor):
             self.exact
             and op.kind in EXACT
             and self.rounds(op.index)
-            and self.scheme.forms[op.index] == "int8"
+            and (self.scheme.forms[op.index] == "int8" or op.kind in EXACT_INT16)
             and self._on_steps(op)
         )
         if not exactly:
