@@ -11,6 +11,7 @@ samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -268,7 +269,7 @@ def _passes(values: Floats, name: str) -> NDArray[Any]:
         return (values > 0) & (values < 6)
     if name == "RELU_N1_TO_1":
         return abs(values) < 1
-    return values == values
+    return values < math.inf
 
 
 def _search(
@@ -334,9 +335,7 @@ def _drawn(
     positions = max(int(np.prod(graph.tensors[op.outputs[0]].shape[:-1])), 1)
     each = max(min(-(-most // max(samples, 1)), positions), 1)
     found, wanted = [], []
-    for data, result in zip(
-        rounded.operands(op, 0), floats.before_activation(op), strict=True
-    ):
+    for data, result in zip(rounded.operands(op, 0), floats.before_activation(op), strict=True):
         patches = _patches(rounded.executor.tf, graph, op, data)
         targets = np.asarray(result).reshape(patches.shape[0], -1, result.shape[-1])
         for sample in range(patches.shape[0]):

@@ -36,8 +36,8 @@ _BATCH = 32
 class Correction:
     """What was subtracted from one layer's biases.
 
-    ``largest_steps`` is the largest change in steps of the layer's result, ``mean_steps`` the
-    mean magnitude over its channels.
+    ``largest_steps`` is the largest change in steps of the layer's result in int8,
+    ``mean_steps`` the mean magnitude over its channels.
     """
 
     op: int
@@ -118,7 +118,7 @@ def correct_biases(
             shift = found - wanted[op.index]
             graph, plan = _shifted(graph, plan, op, shift, magnitudes)
             simulator.update(graph, plan, op.index)
-            steps = plan.written((op.index, 0)).scale
+            steps = plan.groups[plan.scheme.writes[op.index, 0][0]]["int8"].scale
             corrections.append(
                 Correction(
                     op.index,
@@ -134,9 +134,7 @@ def correct_biases(
     return read_model(raw, model.name), plan, BiasCorrection(len(samples), tuple(corrections))
 
 
-def _float_means(
-    graph: Graph, samples: Sequence[Sequence[NDArray[Any]]]
-) -> dict[int, Reals]:
+def _float_means(graph: Graph, samples: Sequence[Sequence[NDArray[Any]]]) -> dict[int, Reals]:
     """The mean result before activation of every linear operator, by channel."""
     executor = Executor(graph)
     sums: dict[int, Reals] = {}

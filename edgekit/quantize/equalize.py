@@ -12,6 +12,7 @@ layer's weights equal instead (after Meller et al., "Same, Same But Different", 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -101,11 +102,10 @@ def equalize(
     weights = {i: graph.tensors[i].data().astype("float64") for link in links
                for i in (_weights(graph, link.first), _weights(graph, link.second))}  # fmt: skip
     before = {link: _spread(state[link].first_spans(weights)) for link in links}
-    iterations = 0
-    for iterations in range(1, _ITERATIONS + 1):
+    iterations, change = 0, math.inf
+    while iterations < _ITERATIONS and change >= _CONVERGED:
         change = max((state[link].apply(weights) for link in links), default=0.0)
-        if change < _CONVERGED:
-            break
+        iterations += 1
     tensors = list(graph.tensors)
     for index, array in weights.items():
         tensors[index] = constant(tensors[index], array.astype("float32"))

@@ -103,9 +103,8 @@ class Executor:
         keep = set(wanted)
         last = max((self._producer_place(i) for i in wanted), default=-1)
         for op in self.graph.ops[: last + 1]:
-            for index, result in zip(op.outputs, self.step(op, values, samples, observer),
-                                     strict=True):  # fmt: skip
-                values[index] = result
+            results = self.step(op, values, samples, observer)
+            values.update(zip(op.outputs, results, strict=True))
             for index in set(op.inputs):
                 if self.last_use.get(index) == op.index and index not in keep:
                     values.pop(index, None)
@@ -118,7 +117,7 @@ class Executor:
         self, op: Op, values: Mapping[int, Any], samples: Any, observer: Observer | None = None
     ) -> list[Any]:
         """The results of one operator as they are kept, from the kept values of its inputs."""
-        operands = []
+        operands: list[Any] = []
         for at, index in enumerate(op.inputs):
             if index < 0:
                 operands.append(None)
@@ -244,9 +243,9 @@ def _keeps_first(graph: Graph, op: Op) -> bool:
         return rank > 1
     if kind == "BATCH_MATMUL":
         wide = all(len(graph.tensors[op.inputs[at]].shape) > 2 for at in stacked_places)
-        first = {graph.tensors[op.inputs[at]].shape[0] for at in stacked_places}
+        batches = {graph.tensors[op.inputs[at]].shape[0] for at in stacked_places}
         rest = [s for at, s in enumerate(shapes) if at not in stacked_places]
-        return wide and len(first) == 1 and all(len(s) <= 2 or s[0] == 1 for s in rest)
+        return wide and len(batches) == 1 and all(len(s) <= 2 or s[0] == 1 for s in rest)
     # Moving whole samples apart, and matching indices with values, mixes them.
     return kind not in ("GATHER_ND", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "BROADCAST_TO")
 

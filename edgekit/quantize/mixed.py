@@ -224,8 +224,7 @@ def _verdict(
             f"{_LEAST_GAIN_DB} dB: what int8 loses here is lost in the weights, or elsewhere"
         )
     text = (
-        f"{len(choices)} activations in int16: SQNR {before.sqnr_db:.1f} to "
-        f"{after.sqnr_db:.1f} dB"
+        f"{len(choices)} activations in int16: SQNR {before.sqnr_db:.1f} to {after.sqnr_db:.1f} dB"
     )
     if before.accuracy is not None and after.accuracy is not None:
         text += f", accuracy {before.accuracy:.2%} to {after.accuracy:.2%}"

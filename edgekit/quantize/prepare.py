@@ -43,7 +43,7 @@ def prepare(model: Model, *, isolated: bool = True) -> Model:
     graph = _fixed_shapes(graph, model.name)
     graph = _float_constants(graph)
     graph = _folded(graph, isolated)
-    graph = pruned(graph)
+    graph = _short_names(pruned(graph))
     _check_constants(graph)
     if not graph.ops:
         raise ModelError("the model has no operators to quantise", model.name)
@@ -217,6 +217,19 @@ def pruned(graph: Graph) -> Graph:
         inputs=tuple(numbers[t] for t in graph.inputs),
         outputs=tuple(numbers[t] for t in graph.outputs),
     )
+
+
+def _short_names(graph: Graph) -> Graph:
+    """Results of fused operators carry the names of all that were fused: the first is enough."""
+    taken = {tensor.name for tensor in graph.tensors}
+    tensors = list(graph.tensors)
+    for tensor in graph.tensors:
+        short = tensor.name.partition(";")[0]
+        # Constants that were fused along may carry the same list: the result comes first.
+        if tensor.raw is None and short not in taken:
+            tensors[tensor.index] = replace(tensor, name=short)
+            taken.add(short)
+    return replace(graph, tensors=tuple(tensors))
 
 
 def _check_constants(graph: Graph) -> None:

@@ -79,8 +79,6 @@ class Scorer:
 
     def score(self, executor: Executor) -> Score:
         """How close an executor of the same graph (or one with the same outputs) comes."""
-        import numpy as np
-
         got = self._outputs(executor)
         signal = sum(float((w * w).sum()) for w in self.wanted)
         error = sum(float(((g - w) ** 2).sum()) for g, w in zip(got, self.wanted, strict=True))

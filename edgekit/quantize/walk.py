@@ -4,6 +4,7 @@ on one layer after the other and want every layer to see what became of those be
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import ModelError
@@ -50,7 +51,7 @@ class Walk:
         """An operator's result before its fused activation, chunk by chunk; nothing is kept."""
         for values in self.chunks:
             seen: list[Any] = []
-            self.executor.step(op, values, self._samples(values), lambda _, y: seen.append(y))
+            self.executor.step(op, values, self._samples(values), partial(_collect, seen))
             yield seen[0]
 
     def advance(self, op: Op) -> None:
@@ -65,8 +66,13 @@ class Walk:
 
     def _samples(self, values: dict[int, Any]) -> int:
         index = next(iter(values))
-        first = self.executor.graph.tensors[index].shape[0]
-        return int(values[index].shape[0]) // first
+        first: int = self.executor.graph.tensors[index].shape[0]
+        count: int = int(values[index].shape[0])
+        return count // first
+
+
+def _collect(seen: list[Any], op: Op, value: Any) -> None:
+    seen.append(value)
 
 
 def affordable(graph: Graph, wanted: int, walks: int = 1) -> int:

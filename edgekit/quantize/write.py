@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import edgekit.quantize.parameters as arithmetic
+from edgekit.graph.fixedpoint import INTEGER_RANGES
 from edgekit.graph.model import Graph, Op, Quantization, Tensor
 from edgekit.graph.writer import write_graph
+from edgekit.quantize.parameters import affine
 from edgekit.quantize.plan import Plan, constant_dtype, constant_values
 from edgekit.quantize.policy import DEQUANTIZE_VERSION, QUANTIZE_VERSION, RULES
 from edgekit.quantize.prepare import pruned
@@ -196,7 +197,7 @@ def _as(tensor: Tensor, io: str) -> Quantization:
         raise ValueError(f"'{tensor.name}' is not quantised")
     if io == "uint8" and tensor.dtype == "int8":
         return Quantization(found.scales, (found.zero_point + _UINT8_SHIFT,))
-    low, high = arithmetic.INTEGER_RANGES[tensor.dtype]
-    return arithmetic.affine(
+    low, high = INTEGER_RANGES[tensor.dtype]
+    return affine(
         (low - found.zero_point) * found.scale, (high - found.zero_point) * found.scale, io
     )

@@ -9,6 +9,7 @@ Neural Network Quantization", 2021, section 3.1).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgekit.graph.fixedpoint import INTEGER_RANGES
@@ -54,15 +55,26 @@ def activation_range(values: Values, form: Form, argument: float) -> tuple[float
         difference = (q - steps.zero_point) * steps.scale - centres
         return float(counts @ (difference * difference))
 
-    best_low, best_high = 1.0, 1.0
+    bottom, top = low, high
     for _ in range(_ROUNDS):
         if high > 0:
-            best_high = _search(lambda share: error(low * best_low, high * share))
+            top = high * _search(partial(_shrunk_high, error, bottom, high))
         if low < 0:
-            best_low = _search(lambda share: error(low * share, high * best_high))
+            bottom = low * _search(partial(_shrunk_low, error, low, top))
         if low == 0 or high == 0:
             break
-    return low * best_low, high * best_high
+    return bottom, top
+
+
+_Error = Callable[[float, float], float]
+
+
+def _shrunk_high(error: _Error, bottom: float, high: float, share: float) -> float:
+    return error(bottom, high * share)
+
+
+def _shrunk_low(error: _Error, low: float, top: float, share: float) -> float:
+    return error(low * share, top)
 
 
 def _search(error: Callable[[float], float]) -> float:
@@ -80,7 +92,7 @@ def weight_magnitudes(rows: Reals) -> Reals:
     """The largest magnitude that each row's scale holds."""
     import numpy as np
 
-    largest = np.abs(rows).max(axis=1)
+    largest: Reals = np.abs(rows).max(axis=1)
     best, least = largest.copy(), np.full(largest.shape, np.inf)
     for share in np.linspace(1.0, 0.3, _COARSE + _FINE):
         scales = parameters.weight_scales(largest * share)[:, None]
