@@ -70,7 +70,7 @@ def write_graph(
         return places[content]
 
     body = schema.SubGraphT()
-    body.name = graph.name or "main"
+    body.name = graph.name
     body.tensors = [
         _tensor(schema, t, 0 if t.raw is None else buffer(t.raw)) for t in graph.tensors
     ]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.graph.model import Graph, Model, Op
 from edgekit.quantize.execute import Executor
+from edgekit.quantize.operators import activate
 from edgekit.quantize.parameters import WEIGHT_LIMIT
 from edgekit.quantize.plan import Plan
 from edgekit.quantize.policy import RULES
@@ -159,7 +160,8 @@ def _round_layer(
     found = nearest
     adaptive_error = nearest_error
     if nearest_error > 0:
-        searched = _search(layer, inputs, wanted, nearest_error, settings, stream)
+        tf = rounded.executor.tf
+        searched = _search(tf, layer, inputs, wanted, nearest_error, settings, stream)
         adaptive_error = layer.error(searched, inputs, wanted, bias)
         found = searched if adaptive_error < nearest_error else nearest
     result = LayerRounding(
@@ -221,16 +223,6 @@ class _Layer:
             sums = inputs @ steps.T
         return sums * self.scales
 
-    def gradient(self, errors: Floats, inputs: Floats) -> Floats:
-        """The gradient with respect to the weights in steps."""
-        import numpy as np
-
-        scaled = errors * self.scales
-        if self.depthwise:
-            found: Floats = np.einsum("rko,ro->ko", inputs, scaled, optimize=True)
-            return found
-        return scaled.T @ inputs
-
     def error(self, steps: Floats, inputs: Floats, wanted: Floats, bias: Floats) -> float:
         """The mean squared error after the activation."""
         import numpy as np
@@ -261,18 +253,21 @@ def _activated(values: Floats, name: str) -> Floats:
     return values
 
 
-def _passes(values: Floats, name: str) -> NDArray[Any]:
-    """Where the activation lets a gradient through."""
+def _passes(tf: Any, values: Any, name: str) -> Any:
+    """1 where the activation lets a gradient through."""
     if name == "RELU":
-        return values > 0
-    if name == "RELU6":
-        return (values > 0) & (values < 6)
-    if name == "RELU_N1_TO_1":
-        return abs(values) < 1
-    return values < math.inf
+        inside = values > 0
+    elif name == "RELU6":
+        inside = (values > 0) & (values < 6)
+    elif name == "RELU_N1_TO_1":
+        inside = tf.abs(values) < 1
+    else:
+        return 1.0
+    return tf.cast(inside, tf.float32)
 
 
 def _search(
+    tf: Any,
     layer: _Layer,
     inputs: Floats,
     wanted: Floats,
@@ -283,39 +278,62 @@ def _search(
     """Gradient descent (Adam) over how each weight is rounded."""
     import numpy as np
 
-    base = np.floor(layer.ratio)
-    rest = np.clip(layer.ratio - base, 1e-4, 1 - 1e-4)
+    floor = np.floor(layer.ratio)
+    rest = np.clip(layer.ratio - floor, 1e-4, 1 - 1e-4)
     # The rectified sigmoid starts at the weight itself.
-    value = -np.log((_ZETA - _GAMMA) / (rest - _GAMMA) - 1).astype(np.float32)
-    first, second = np.zeros_like(value), np.zeros_like(value)
-    for step in range(settings.iterations):
-        rows = stream.randint(0, len(inputs), min(_BATCH_ROWS, len(inputs)))
-        batch = inputs[rows]
-        sigmoid = 1 / (1 + np.exp(-value))
+    start = -np.log((_ZETA - _GAMMA) / (rest - _GAMMA) - 1).astype(np.float32)
+    value = tf.Variable(start)
+    first, second = tf.Variable(tf.zeros_like(start)), tf.Variable(tf.zeros_like(start))
+    base, scales, bias = tf.constant(floor), tf.constant(layer.scales), tf.constant(layer.bias)
+    data, targets = tf.constant(inputs), tf.constant(wanted)
+    limit = float(WEIGHT_LIMIT)
+    pull_weight = settings.regularisation / start.size * layer.scales.size
+
+    rows_at_once = min(_BATCH_ROWS, len(inputs))
+
+    def step(rows: Any, beta: Any, corrections: Any) -> None:
+        batch, target = tf.gather(data, rows), tf.gather(targets, rows)
+        sigmoid = tf.sigmoid(value)
         stretched = sigmoid * (_ZETA - _GAMMA) + _GAMMA
-        share = np.clip(stretched, 0, 1)
-        slope = np.where((stretched > 0) & (stretched < 1), sigmoid * (1 - sigmoid), 0)
-        slope *= _ZETA - _GAMMA
-        steps = np.clip(base + share, -WEIGHT_LIMIT, WEIGHT_LIMIT)
-        sums = layer.results(steps, batch) + layer.bias
-        errors = _activated(sums, layer.activation) - wanted[rows]
-        errors = errors * _passes(sums, layer.activation)
-        # In units of the nearest rounding's error, per weight as the regulariser is.
-        scale = np.float32(2 / (errors.size * nearest_error))
-        gradient = layer.gradient(errors * scale, batch) * slope
-        progress = step / settings.iterations
+        share = tf.clip_by_value(stretched, 0.0, 1.0)
+        inside = tf.cast((stretched > 0) & (stretched < 1), tf.float32)
+        slope = inside * sigmoid * (1 - sigmoid) * (_ZETA - _GAMMA)
+        steps = tf.clip_by_value(base + share, -limit, limit)
+        if layer.depthwise:
+            sums = tf.reduce_sum(batch * steps, axis=1) * scales + bias
+        else:
+            sums = tf.matmul(batch, steps, transpose_b=True) * scales + bias
+        errors = activate(tf, layer.activation, sums) - target
+        errors = errors * _passes(tf, sums, layer.activation)
+        # In units of the error of rounding to the nearest.
+        errors = errors * scales * (2 / (layer.scales.size * rows_at_once * nearest_error))
+        if layer.depthwise:
+            gradient = tf.reduce_sum(batch * errors[:, None, :], axis=0)
+        else:
+            gradient = tf.matmul(errors, batch, transpose_a=True)
+        centred = 2 * share - 1
+        # The regulariser's derivative; beta is 0 during the warm-up.
+        pull = 2 * beta * tf.pow(tf.abs(centred) + 1e-12, beta - 1) * tf.sign(centred)
+        gradient = (gradient - pull_weight * pull) * slope
+        first.assign(0.9 * first + 0.1 * gradient)
+        second.assign(0.999 * second + 0.001 * gradient * gradient)
+        unbiased = tf.sqrt(second / corrections[1]) + 1e-12
+        value.assign_sub(_LEARNING_RATE * first / corrections[0] / unbiased)
+
+    compiled = tf.function(step, autograph=False)
+    for number in range(settings.iterations):
+        progress, beta = number / settings.iterations, 0.0
         if progress >= _WARM_UP:
             done = (progress - _WARM_UP) / (1 - _WARM_UP)
-            beta = _BETA[1] + (_BETA[0] - _BETA[1]) * 0.5 * (1 + np.cos(np.pi * done))
-            centred = 2 * share - 1
-            pull = beta * np.abs(centred) ** (beta - 1) * np.sign(centred) * 2
-            gradient -= settings.regularisation / value.size * pull * slope * layer.scales.size
-        first = 0.9 * first + 0.1 * gradient
-        second = 0.999 * second + 0.001 * gradient * gradient
-        unbiased = np.sqrt(second / (1 - 0.999 ** (step + 1))) + 1e-12
-        value -= _LEARNING_RATE * (first / (1 - 0.9 ** (step + 1))) / unbiased
-    up = value >= 0
-    found: Floats = np.clip(base + up, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.float32)
+            beta = _BETA[1] + (_BETA[0] - _BETA[1]) * 0.5 * (1 + math.cos(math.pi * done))
+        corrections = [1 - 0.9 ** (number + 1), 1 - 0.999 ** (number + 1)]
+        compiled(
+            tf.constant(stream.randint(0, len(inputs), rows_at_once).astype(np.int32)),
+            tf.constant(beta, tf.float32),
+            tf.constant(corrections, tf.float32),
+        )
+    up = value.numpy() >= 0
+    found: Floats = np.clip(floor + up, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.float32)
     return found
 
 

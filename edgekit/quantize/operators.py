@@ -316,6 +316,7 @@ OPERATORS: Mapping[str, Operator] = {
     "PADV2": lambda c: _pad(c, float(c.parameter(2).reshape(-1)[0])),
     "MIRROR_PAD": _mirror_pad,
     "GATHER": _gather,
+    "GATHER_ND": lambda c: c.tf.gather_nd(c.inputs[0], c.parameter(1).astype(int)),
     "TILE": lambda c: c.tf.tile(c.inputs[0], c.parameter(1).astype(int)),
     "BROADCAST_TO": _broadcast_to,
     "REVERSE_V2": lambda c: c.tf.reverse(c.inputs[0], [int(a) for a in c.parameter(1).reshape(-1)]),

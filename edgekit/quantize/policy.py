@@ -126,7 +126,7 @@ RULES: Mapping[str, Rule] = {
     "GATHER": _same(2),
     "GATHER_ND": _same(2),
     "TILE": _same(2),
-    "BROADCAST_TO": _same(2, 3),
+    "BROADCAST_TO": _same(3, 3),
     "REVERSE_V2": _same(2, 2),
     "SPACE_TO_DEPTH": _same(2),
     "DEPTH_TO_SPACE": _same(2),
@@ -151,4 +151,4 @@ RULES: Mapping[str, Rule] = {
 LINEAR = tuple(kind for kind, rule in RULES.items() if rule.weights is not None)
 
 #: The versions of the operators that edgekit inserts where number formats change.
-QUANTIZE_VERSION, DEQUANTIZE_VERSION = 2, 2
+QUANTIZE_VERSION, DEQUANTIZE_VERSION = 1, 2

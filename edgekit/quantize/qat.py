@@ -141,6 +141,11 @@ class FakeQuantModel(Rounder):
             if producer is None or self.final_activation is None:
                 raise UsageError("the model's first output does not come from a SOFTMAX")
             outputs[0] = producer.inputs[0]
+        if not self.batched and inputs[0].shape[0] is None:
+            raise UsageError(
+                "this model computes sample by sample: its inputs need a fixed batch size",
+                self.model.name,
+            )
         self._training, self.exact = training, not training
         self._observed = {}
         self.forget()
@@ -272,9 +277,8 @@ class _Constants:
         graph, roles = owner.graph, owner.scheme.constants
         for slot, found in roles.items():
             tensor = graph.tensors[found.tensor]
-            trains = found.role in ("weights", "bias") or (
-                found.role == "operand" and tensor.elements > 1
-            )
+            # Scalars among operands and members are parts of formulas, not learnt values.
+            trains = found.role in ("weights", "bias") or tensor.elements > 1
             if trains and found.tensor not in self.made:
                 self._make(found.tensor, masks.get(found.tensor), clusters.get(found.tensor))
             if found.role == "weights" and owner.settings.weight_ranges == "lsq":
@@ -600,6 +604,58 @@ def learnt_steps(
     steps = tf.clip_by_value(values / slow + zero_point, float(low), float(high))
     exact = tf.clip_by_value(rounded_away(tf, values / slow) + zero_point, float(low), float(high))
     return (steps + tf.stop_gradient(exact - steps) - zero_point) * slow
+
+
+def trainable_model(
+    model: Model,
+    inputs: Sequence[Sequence[NDArray[Any]]],
+    settings: QatSettings | None = None,
+    *,
+    ranges: str = "minmax",
+    keep_zeros: bool = False,
+    keep_clusters: bool = False,
+    isolated: bool = True,
+) -> FakeQuantModel:
+    """A float ``.tflite`` model ready for quantization-aware training.
+
+    Args:
+        model: the float model, prepared or not.
+        inputs: calibration samples with a batch of 1, from which ranges start.
+        settings: how training quantises.
+        ranges: how the first ranges are chosen; see :mod:`edgekit.quantize.ranges`.
+        keep_zeros: weights that are zero stay zero (sparsity-preserving training).
+        keep_clusters: weights that are equal stay equal (cluster-preserving training); see
+            :func:`value_clusters`.
+        isolated: calibrate in a process of its own.
+
+    Raises:
+        ModelError: the model has no integer form, or the samples do not fit it.
+        UsageError: there is no such way to choose ranges.
+    """
+    from edgekit.quantize.calibrate import calibrate
+    from edgekit.quantize.prepare import prepare
+    from edgekit.quantize.quantizer import check_inputs
+    from edgekit.quantize.ranges import parse
+
+    settings = settings or QatSettings()
+    setting = parse(ranges)
+    prepared = prepare(model, isolated=isolated)
+    check_inputs(prepared, inputs)
+    graph = prepared.main
+    scheme = decide(
+        graph, form=settings.form, int16=settings.int16, per_tensor=settings.per_tensor,
+        per_tensor_dense=settings.per_tensor_dense,
+    )  # fmt: skip
+    values = calibrate(
+        prepared, inputs, scheme.group_of, histograms=setting.needs_histograms, isolated=isolated
+    )
+    return FakeQuantModel(
+        prepared,
+        setting.activations(scheme, values),
+        settings,
+        masks=zero_masks(graph, scheme) if keep_zeros else None,
+        clusters=value_clusters(graph, scheme) if keep_clusters else None,
+    )
 
 
 def zero_masks(graph: Graph, scheme: Scheme) -> dict[int, NDArray[Any]]:
