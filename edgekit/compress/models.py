@@ -66,9 +66,9 @@ def load(
         if source.format == "tflite":
             content: bytes | Path = source.path
         else:
-            from edgekit.convert.quantize import to_float_tflite
+            from edgekit.convert.quantize import float_tflite
 
-            content = to_float_tflite(sources.load(source, signature=signature))
+            content = float_tflite(sources.load(source, signature=signature))
         keras, model = lift(read_model(content))
         loaded = Loaded(source, keras_graph.read_graph(keras, model), True)
     _require_one_output(loaded)
