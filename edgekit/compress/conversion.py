@@ -13,6 +13,7 @@ from edgekit.compress.keras_graph import KerasGraph
 
 if TYPE_CHECKING:
     from edgekit.compress.task import Task
+    from edgekit.graph import Model
 
 #: Samples that find the ranges of activations.
 CALIBRATION_SAMPLES = 200
@@ -73,6 +74,29 @@ def for_shape(graph: KerasGraph, samples: Examples) -> bytes:
             )
     traced = sources.traced_keras(graph.model, graph.model.name)
     return quantize.quantize(traced, samples=Samples("npz", samples.inputs, None))
+
+
+def to_float(graph: KerasGraph) -> Model:
+    """The model's float graph: batch normalisations folded, activations fused.
+
+    Raises:
+        ModelError: TensorFlow Lite has no form for a layer.
+    """
+    from edgekit.convert import quantize, sources
+    from edgekit.graph import read_model
+
+    traced = sources.traced_keras(graph.model, graph.model.name)
+    return read_model(quantize.float_tflite(traced), graph.model.name)
+
+
+def samples(examples: Examples) -> tuple[list[list[Any]], Any]:
+    """Examples one by one with a batch of 1, and their classes, as the quantiser takes them."""
+    found = [
+        [array[place : place + 1] for array in examples.inputs] for place in range(len(examples))
+    ]
+    targets = examples.targets
+    classes = targets if targets is not None and targets.ndim == 1 else None
+    return found, classes
 
 
 def score(content: bytes, examples: Examples, task: Task) -> float:

@@ -222,6 +222,68 @@ def test_factors_that_keep_outputs_lose_less(digits_model: Path, digits: Any) ->
     assert errors["outputs"] < errors["weights"]
 
 
+def test_a_student_learns_from_a_file(compress: Any, digits_model: Path, tmp_path: Path) -> None:
+    keras = frameworks.keras3()
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(image)
+    x = keras.layers.Flatten()(x)
+    small = keras.Model(image, keras.layers.Dense(10, activation="softmax")(x), name="small")
+    models.save(read_graph(keras, small), tmp_path / "small.keras")
+    done = compress(
+        "distill", "training.epochs=20", f"training.distillation.teacher=[{digits_model}]",
+        "training.learning-rate=5e-3", source=tmp_path / "small.keras",
+    )  # fmt: skip
+    assert done.report.before.score_integer < 0.4 < 0.9 < done.report.after.score_integer
+
+
+def test_quantisation_with_all_its_options(compress: Any) -> None:
+    done = compress(
+        "quantize", "ranges=mse", "equalize=weights", "bias-correction=yes",
+        "rounding=adaptive", "iterations=100", target=TARGET,
+    )  # fmt: skip
+    after = done.report.after
+    assert after.score_float is None and after.footprint.outputs_equal is True
+    assert after.score_integer >= done.report.before.score_integer - 0.01
+    said = done.report.steps[0].facts["quantisation"]
+    assert len(said["techniques"]) == 4 and said["rounding"] is not None
+
+
+def test_some_layers_in_int16(compress: Any) -> None:
+    done = compress("quantize", "int16-layers=[0]")
+    assert "int16" in {t.dtype for t in done.integer.tensors}
+    with pytest.raises(UsageError, match="has no layer 'nothing'"):
+        compress("quantize", "int16-layers=[nothing]")
+    with pytest.raises(UsageError, match="step 1"):
+        compress("quantize", "ranges=most")
+
+
+@pytest.mark.parametrize("ranges", ["average", "lsq"])
+def test_training_with_quantisation(compress: Any, ranges: str) -> None:
+    done = compress("qat", "training.epochs=2", f"activation-ranges={ranges}", "delay=0.2")
+    assert done.report.after.score_integer >= done.report.before.score_integer - 0.01
+    assert {t.dtype for t in done.integer.tensors} <= {"int8", "int32"}
+
+
+def test_quantisation_keeps_zeros_and_shared_weights(compress: Any, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "training: {epochs: 4}\n"
+        "steps:\n  - prune: {sparsity: 0.6}\n  - cluster: {clusters: 8}\n"
+        "  - qat: {training: {epochs: 2}}\n"
+    )
+    done = compress("", recipe=read_recipe(tmp_path / "r.yaml"))
+    integer = done.integer
+    for op in integer.ops:
+        if op.kind != "CONV_2D":
+            continue
+        weights = integer.tensors[op.inputs[1]].data()
+        assert (weights == 0).mean() >= 0.59
+        # channels have scales of their own: at most eight values in each
+        assert max(len(np.unique(channel)) for channel in weights) <= 8
+    assert done.report.after.footprint.gzip_bytes < 0.75 * done.report.before.footprint.gzip_bytes
+    assert done.report.after.score_integer > 0.9
+
+
 def test_the_toolkit_trains_with_quantisation(compress: Any) -> None:
     done = compress("qat-tfmot", "training.epochs=2")
     assert done.report.after.score_float is None
@@ -277,6 +339,7 @@ def test_a_killed_run_goes_on_and_ends_alike(
     (tmp_path / "r.yaml").write_text(
         "training: {epochs: 3, distillation: {}}\n"
         "steps:\n  - prune-channels: {share: 0.3, rounds: 2}\n  - rigl: {sparsity: 0.5}\n"
+        "  - qat\n"
     )
     recipe = read_recipe(tmp_path / "r.yaml")
     whole = compress("", recipe=recipe)
@@ -284,7 +347,7 @@ def test_a_killed_run_goes_on_and_ends_alike(
         digits_model, tmp_path / "again", recipe, digits[0], held_out_data=digits[1]
     )
     notes: list[str] = []
-    for kills in (1, 4, 5, None):
+    for kills in (1, 5, 6, None):
         count = 0
 
         def progress(text: str, done: int, total: int, kills: int | None = kills) -> None:
@@ -299,10 +362,6 @@ def test_a_killed_run_goes_on_and_ends_alike(
             assert not request.output.exists()
             assert (tmp_path / "again.unfinished" / "run.json").exists()
     again = Compressed(report, request.output)
-    for one, other in zip(
-        whole.graph.model.get_weights(), again.graph.model.get_weights(), strict=True
-    ):
-        assert np.array_equal(one, other)
     assert any("was finished before" in text for text in notes)
     assert again.integer.raw == whole.integer.raw
 

@@ -188,6 +188,19 @@ def test_a_python_file_gives_arrays(tmp_path: Path) -> None:
         data.read_data(path, IMAGE)
 
 
+def test_a_folder_of_images_is_read_with_its_classes(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name, grey in (("dark", 10), ("light", 200)):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            image.new("L", (4, 4), grey + number).save(tmp_path / name / f"{number}.png")
+    found = data.read_data(tmp_path, IMAGE, held_out=2)
+    assert (found.kind, len(found.training), len(found.held_out)) == ("images", 8, 2)
+    whole = found.training.first(8)
+    assert whole.targets is not None
+    assert ((whole.inputs[0].reshape(8, -1)[:, 0] > 100) == (whole.targets == 1)).all()
+
+
 @pytest.mark.parametrize(
     ("made", "what"),
     [
