@@ -17,12 +17,20 @@ def _list(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     """Prints the techniques and ends."""
     if not value or ctx.resilient_parsing:
         return
+    from edgekit.compress import recipe as recipes
     from edgekit.compress import techniques
 
     rows = [(name, techniques.summary(name)) for name in techniques.names()]
     console.print_table(["technique", "what it does"], rows)
+    rows = [(name, _comment(recipes.SHIPPED / f"{name}.yaml")) for name in recipes.shipped()]
+    console.print_table(["recipe", "what it does"], rows)
     click.echo("edgekit compress --explain TECHNIQUE shows its settings")
     ctx.exit()
+
+
+def _comment(path: Path) -> str:
+    """What a recipe says of itself in its first line."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
 
 
 def _explain(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -66,11 +74,15 @@ def _explain(ctx: click.Context, param: click.Parameter, value: str | None) -> N
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
 @click.option(
-    "--recipe", type=click.Path(path_type=Path), help="YAML file with the techniques to apply."
+    "--recipe", metavar="RECIPE", help="Techniques to apply: a YAML file, or a name of --list."
 )
 @click.option("--technique", metavar="NAME", help="One technique instead of a recipe.")
 @click.option(
-    "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Settings of --technique."
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Settings of --technique, or training.KEY=VALUE for all steps of a recipe.",
 )
 @click.option("--target", metavar="NAME", help="The board to count the cost on.")
 @click.option(
@@ -119,7 +131,7 @@ def command(
     model: Path,
     data: Path,
     output: Path,
-    recipe: Path | None,
+    recipe: str | None,
     technique: str | None,
     settings: tuple[str, ...],
     target: str | None,
@@ -161,10 +173,8 @@ def command(
             "give either --recipe or --technique",
             fix="edgekit compress --list shows all techniques",
         )
-    if recipe is not None and settings:
-        raise UsageError("--set goes with --technique; a recipe holds its own settings")
     chosen = (
-        recipes.read_recipe(recipe)
+        recipes.read_recipe(recipes.find_recipe(recipe), settings)
         if recipe is not None
         else recipes.make_recipe(technique or "", settings)
     )

@@ -105,6 +105,7 @@ def compress(
     note: Callable[[str], None] = lambda text: None,
     *,
     isolated: bool = True,
+    before: State | None = None,
 ) -> Report:
     """Compresses a model and writes a folder with the result and the report.
 
@@ -116,6 +117,7 @@ def compress(
         progress: told what is being trained, and how far it is.
         note: told a sentence when a stage begins.
         isolated: convert in child processes, where TensorFlow may crash.
+        before: the figures of the model as given, where they are known.
 
     Raises:
         ModelError: the model or the data cannot be used, or a technique does not take them.
@@ -131,7 +133,7 @@ def compress(
     found, task = _data(request, loaded)
     work = _Work(request, loaded, found, task)
     with work.open(request.restart):
-        return _compress(request, loaded, found, task, work, progress, note, isolated)
+        return _compress(request, loaded, found, task, work, progress, note, isolated, before)
 
 
 def _require_output(output: Path) -> None:
@@ -183,6 +185,7 @@ def _compress(
     progress: Progress,
     note: Callable[[str], None],
     isolated: bool,
+    known: State | None,
 ) -> Report:
     recipe = request.recipe
     original = loaded.graph
@@ -200,7 +203,7 @@ def _compress(
     subject = Subject(read_graph(original.keras, rebuild(original)))
     warnings = [*found.warnings, *_checked(recipe, subject, session)]
     name = conversion.file_name(request.source.stem)
-    before = work.before(
+    before = known or work.before(
         lambda: _state(subject, session, name, request.target, isolated, note, "before")
     )
     steps: list[StepResult] = []
@@ -216,7 +219,7 @@ def _compress(
             subject, result = _take(step, subject, at)
             work.keep(place, subject, result)
         steps.append(result)
-    after = _state(subject, session, name, request.target, isolated, note, "after")
+    after = _state(subject, session, name, request.target, isolated, note, "after", steps[-1].score)
     report = Report(
         model=name,
         source_sha256=loaded.source.sha256,
@@ -309,6 +312,7 @@ def _state(
     isolated: bool,
     note: Callable[[str], None],
     when: str,
+    known_score: float | None = None,
 ) -> tuple[State, bytes]:
     """A model's worth, and its full-integer file."""
     note(f"measuring the model {when}")
@@ -329,7 +333,9 @@ def _state(
             "the outputs of the virtual board differ from TFLM's", target, "please report this"
         )
     score = conversion.score(content, session.data.held_out, session.task)
-    floating = None if subject.quantized is not None else session.score(subject.graph)
+    floating = known_score
+    if floating is None and subject.quantized is None:
+        floating = session.score(subject.graph)
     return State(floating, score, cost), content
 
 

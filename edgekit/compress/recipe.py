@@ -14,6 +14,7 @@ A recipe is read whole and checked, every complaint with its line, before anythi
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -87,13 +88,45 @@ def _plain(settings: Any) -> Any:
     return values
 
 
-def read_recipe(path: Path) -> Recipe:
+#: Recipes that travel with the package.
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+def shipped() -> tuple[str, ...]:
+    """The names of the recipes that travel with the package."""
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+
+
+def find_recipe(text: str) -> Path:
+    """A recipe's file: a path, or the name of one that travels with the package.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    path = Path(text)
+    if path.exists() or path.suffix:
+        return path
+    if text not in shipped():
+        close = difflib.get_close_matches(text, shipped(), n=1)
+        raise UsageError(
+            f"there is no recipe '{text}'",
+            fix=f"did you mean '{close[0]}'?" if close else "edgekit compress --list shows them",
+        )
+    return SHIPPED / f"{text}.yaml"
+
+
+def read_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file.
+
+    Args:
+        path: the file.
+        settings: ``training.key=value`` settings, which take the place of those that the
+            recipe has for all its steps; a step's own settings stay.
 
     Raises:
         UsageError: the file is no valid recipe; the error names the line.
     """
-    return _parse(YamlFile(path), path.stem)
+    return _parse(YamlFile(path), path.stem, _tree(settings))
 
 
 def make_recipe(technique: str, settings: Sequence[str]) -> Recipe:
@@ -102,6 +135,13 @@ def make_recipe(technique: str, settings: Sequence[str]) -> Recipe:
     Raises:
         UsageError: there is no such technique or setting, or a value makes no sense.
     """
+    tree = _tree(settings)
+    text = f"{{steps: [{_flow({technique: tree}) if tree else json.dumps(technique)}]}}"
+    return _parse(YamlFile(Path("--set" if tree else "--technique"), text), technique)
+
+
+def _tree(settings: Sequence[str]) -> dict[str, Any]:
+    """``a.b=c`` settings as nested mappings of texts."""
     tree: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -115,8 +155,7 @@ def make_recipe(technique: str, settings: Sequence[str]) -> Recipe:
                 raise UsageError(f"--set {key}: '{folder}' has a value of its own already")
             place = inner
         place[last] = _Text(text.strip())
-    text = f"{{steps: [{_flow({technique: tree}) if tree else json.dumps(technique)}]}}"
-    return _parse(YamlFile(Path("--set" if tree else "--technique"), text), technique)
+    return tree
 
 
 class _Text(str):
@@ -131,7 +170,7 @@ def _flow(value: Any) -> str:
     return value if plain or value[:1] in ("[", "{") else json.dumps(value)
 
 
-def _parse(file: YamlFile, name: str) -> Recipe:
+def _parse(file: YamlFile, name: str, settings: Mapping[str, Any] | None = None) -> Recipe:
     if file.root is None:
         raise UsageError("the recipe is empty", str(file.path), "steps: [finetune]")
     top = file.mapping(file.root, "a recipe", {"training", "steps"})
@@ -139,6 +178,10 @@ def _parse(file: YamlFile, name: str) -> Recipe:
     base = Training()
     if "training" in top:
         base = read_settings(Training, file, top["training"][1], "training", readers=readers)
+    if settings:
+        given = YamlFile(Path("--set"), _flow(dict(settings)))
+        inner = given.mapping(given.root, "settings for a recipe", {"training"})["training"][1]
+        base = read_settings(Training, given, inner, "training", base, readers)
     if "steps" not in top:
         raise file.error(file.root, "the recipe has no steps", "steps: [finetune]")
     steps = []

@@ -13,7 +13,7 @@ import pytest
 
 from edgekit.compress import channels, models, pipeline, sparsity, techniques
 from edgekit.compress.keras_graph import KerasGraph, read_graph
-from edgekit.compress.recipe import make_recipe, read_recipe
+from edgekit.compress.recipe import find_recipe, make_recipe, read_recipe
 from edgekit.convert import frameworks
 from edgekit.errors import FitError, ModelError, UsageError
 from edgekit.graph import read_model
@@ -114,7 +114,10 @@ def test_later_steps_keep_zeros_and_shared_values(compress: Any, tmp_path: Path)
 
 def test_half_the_channels_of_digits(compress: Any) -> None:
     """At least 40 % of the instructions gone, for at most one point (three seeds: see docs)."""
-    recipe = read_recipe(Path(pipeline.__file__).parent / "recipes" / "half-the-channels.yaml")
+    settings = ["epochs=80", "learning-rate=3e-3", "augment=[{shift: {pixels: 1}}]"]
+    recipe = read_recipe(
+        find_recipe("channels-50"), [f"training.{setting}" for setting in settings]
+    )
     done = compress("", recipe=recipe, target=TARGET)
     before, after = done.report.before, done.report.after
     assert after.footprint.instructions < 0.6 * before.footprint.instructions
