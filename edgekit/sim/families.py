@@ -2,7 +2,9 @@
 
 A target's ``sim.family`` names the module. The module has ``assemble(board)``, which puts the
 family's peripherals on a board's bus and returns a :class:`Family`, and may have ``SPACES``,
-address spaces of peripherals beyond the architecture's, as (base, bytes).
+address spaces of peripherals beyond the architecture's, as (base, bytes); ``NONVOLATILE``, flash
+beside the target's own, as :class:`~edgekit.targets.Region`; and ``wiring(target)``, what a
+debugger finds (:class:`~edgekit.sim.debug.dap.Wiring`).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
-    from edgekit.targets import Target
+    from edgekit.sim.debug.dap import Wiring
+    from edgekit.targets import Region, Target
 
 
 class Family(Protocol):
@@ -58,6 +61,33 @@ def spaces(target: Target) -> tuple[tuple[int, int], ...]:
         UsageError: the target names no family that can be simulated.
     """
     found: tuple[tuple[int, int], ...] = getattr(_module(target), "SPACES", ())
+    return found
+
+
+def nonvolatile(target: Target) -> tuple[Region, ...]:
+    """Flash beside the target's own: pages for settings of the chip.
+
+    Raises:
+        UsageError: the target names no family that can be simulated.
+    """
+    found: tuple[Region, ...] = getattr(_module(target), "NONVOLATILE", ())
+    return found
+
+
+def has_debug_port(target: Target) -> bool:
+    """Whether a debugger can be attached to a virtual board of this target."""
+    return "family" in target.sim and hasattr(_module(target), "wiring")
+
+
+def wiring(target: Target) -> Wiring:
+    """What a debugger finds behind the target's debug pins.
+
+    Raises:
+        UsageError: the virtual board has no debug port.
+    """
+    if not has_debug_port(target):
+        raise UsageError(f"the virtual {target.name} has no debug port", target.name)
+    found: Wiring = _module(target).wiring(target)
     return found
 
 
