@@ -23,6 +23,7 @@ from edgekit.flashers import (
     flasher_names,
     load_flasher,
     make_piece,
+    takes_debug_port,
 )
 from edgekit.flashers._process import find_tool, is_installed
 from edgekit.records import Firmware
@@ -206,11 +207,14 @@ def plan(order: Order) -> tuple[Flasher, tuple[PlanStep, ...]]:
         entry = _virtual_entry(order)
         if entry is None:
             raise UsageError(
-                f"a virtual {order.target.name} has no boot ROM: it starts with the ELF file",
+                f"a virtual {order.target.name} has neither boot ROM nor debug port: it starts "
+                "with the ELF file",
                 f"--port {order.port}",
             )
         flasher = load_flasher(str(entry["name"]))
-        return flasher, flasher.plan(_job(order, entry))
+        # the debug port gets its number when the board starts
+        job = replace(_job(order, entry), debug_port=0 if flasher.NEEDS == "probe" else None)
+        return flasher, flasher.plan(job)
     try:
         way = find_way(order)
     except (DeviceError, MissingDependency):
@@ -358,40 +362,63 @@ def _port_of_probe(probe: Attached, found: Found) -> str | None:
 
 
 def _virtual_entry(order: Order) -> dict[str, Any] | None:
-    """The flasher that speaks the protocol of the virtual board's ROM; ``None``: it has none."""
-    protocol = order.target.sim.get("rom", {}).get("protocol")
-    if protocol is None:
+    """The flasher that reaches a virtual board: through its boot ROM, or its debug port.
+
+    Of several through the debug port an installed one is taken. ``None``: there is no way.
+    """
+    from edgekit.sim.families import has_debug_port
+
+    target = order.target
+    protocol = target.sim.get("rom", {}).get("protocol")
+    rom_need = None if protocol is None else "volume" if protocol == "uf2" else "serial"
+    by_rom, by_debug_port = [], []
+    for entry in target.flashers:
+        flasher = load_flasher(str(entry["name"]))
+        if order.flasher not in (None, entry["name"]):
+            continue
+        if rom_need == flasher.NEEDS:
+            by_rom.append(dict(entry))
+        elif has_debug_port(target) and takes_debug_port(flasher):
+            by_debug_port.append(dict(entry))
+    if by_rom:
+        return by_rom[0]
+    for entry in by_debug_port:
+        tool = load_flasher(str(entry["name"])).TOOL
+        if tool is None or is_installed(tool):
+            return entry
+    if by_debug_port:
+        return by_debug_port[0]
+    if order.flasher is None and protocol is None:
         return None
-    need = "volume" if protocol == "uf2" else "serial"
-    for entry in order.target.flashers:
-        named = order.flasher in (None, entry["name"])
-        if named and need == load_flasher(str(entry["name"])).NEEDS:
-            return dict(entry)
     raise UsageError(
-        f"no flasher of {order.target.name} speaks what the virtual board's boot ROM speaks",
-        f"--flasher {order.flasher}" if order.flasher else order.target.name,
+        f"no flasher of {target.name} reaches the virtual board's boot ROM or debug port"
+        if order.flasher is None
+        else f"{order.flasher} does not reach a virtual {target.name}",
+        f"--flasher {order.flasher}" if order.flasher else target.name,
     )
 
 
 def _flash_virtual(order: Order, rest: str, progress: Progress) -> Outcome:
-    """Starts an erased board, or the one of ``state=FOLDER``, in its boot ROM, and flashes it.
+    """Starts an erased board, or the one of ``state=FOLDER``, and flashes it through its boot
+    ROM or its debug port.
 
-    A board without a ROM, or one whose tool is not installed, starts with the ELF file instead.
+    A board that has neither, or whose tool is not installed, starts with the ELF file instead.
     """
     state = re.search(r"(?:^|,)state=([^,]+)", rest)
     entry = _virtual_entry(order)
     if entry is not None:
         flasher = load_flasher(str(entry["name"]))
-        if state is not None and flasher.TOOL is not None:
+        if (state is not None or order.flasher is not None) and flasher.TOOL is not None:
             find_tool(flasher.TOOL)
         if flasher.TOOL is None or is_installed(flasher.TOOL):
             if state is not None:
-                return _through_rom(order, flasher, entry, Path(state.group(1)), progress)
+                return _through_board(order, flasher, entry, Path(state.group(1)), progress)
             with tempfile.TemporaryDirectory(prefix="edgekit-board-") as folder:
-                return _through_rom(order, flasher, entry, Path(folder), progress)
+                return _through_board(order, flasher, entry, Path(folder), progress)
     elif state is not None:
         raise UsageError(
-            f"a virtual {order.target.name} has no boot ROM: it starts with the ELF file",
+            f"a virtual {order.target.name} has neither boot ROM nor debug port: it starts with "
+            "the ELF file",
             f"--port {order.port}",
             "--port virtual",
         )
@@ -402,13 +429,13 @@ def _flash_virtual(order: Order, rest: str, progress: Progress) -> Outcome:
     note = (
         f"{entry['name']} is not installed: the board was started with the ELF file"
         if entry
-        else "this board has no boot ROM: it was started with the ELF file"
+        else "this board has neither boot ROM nor debug port: it was started with the ELF file"
     )
     identity, said = _who(order.firmware, order.target, order.port)
     return Outcome(order.port, None, identity, (note, *said))
 
 
-def _through_rom(
+def _through_board(
     order: Order, flasher: Flasher, entry: Mapping[str, Any], state: Path, progress: Progress
 ) -> Outcome:
     from edgekit.links.virtual import VirtualLink
@@ -420,9 +447,19 @@ def _through_rom(
             f"the board's state cannot be kept here: {error.strerror}", str(state)
         ) from None
     elf = order.firmware.elf if order.firmware is not None else None
-    board = VirtualLink(order.target, elf, connect=False, state=state, boot_rom=True)
+    by_probe = flasher.NEEDS == "probe"
+    board = VirtualLink(
+        order.target,
+        elf,
+        connect=False,
+        state=state,
+        boot_rom=not by_probe,
+        debug_port=0 if by_probe else None,
+    )
     try:
-        job = replace(_job(order, entry), port=board.port, volume=board.volume)
+        job = replace(
+            _job(order, entry), port=board.port, volume=board.volume, debug_port=board.debug_port
+        )
         report = flasher.flash(job, progress)
         outcome = _ask(order, report, f"pty:{board.port}", ())
         return replace(outcome, port=order.port)

@@ -10,6 +10,7 @@ NAME = "openocd"
 TITLE = "a debug probe, with OpenOCD"
 NEEDS = "probe"
 TOOL = "openocd"
+TAKES_DEBUG_PORT = True
 
 _SIGNS = (
     Sign(
@@ -51,6 +52,21 @@ _SIGNS = (
 )
 
 
+def _adapter(job: Job) -> list[str]:
+    """What says which adapter: the target's, or the virtual ST-LINK of a virtual board."""
+    interface = str(job.settings["interface"])
+    if job.debug_port is None:
+        serial = ["-c", f"adapter serial {job.serial_number}"] if job.serial_number else []
+        return ["-f", interface, *serial]
+    if interface == "interface/stlink.cfg":
+        return ["-f", interface, "-c", f"hla_stlink_backend tcp {job.debug_port}"]
+    commands = (
+        "adapter driver st-link", "st-link vid_pid 0x0483 0x374b",
+        f"st-link backend tcp {job.debug_port}", "transport select dapdirect_swd",
+    )  # fmt: skip
+    return [word for command in commands for word in ("-c", command)]
+
+
 def plan(job: Job) -> tuple[PlanStep, ...]:
     for key in ("interface", "target"):
         if key not in job.settings:
@@ -59,9 +75,10 @@ def plan(job: Job) -> tuple[PlanStep, ...]:
                 job.target.name,
                 "{name: openocd, interface: interface/stlink.cfg, target: target/stm32l4x.cfg}",
             )
-    command = [TOOL, "-f", str(job.settings["interface"])]
-    if job.serial_number:
-        command += ["-c", f"adapter serial {job.serial_number}"]
+    command = [TOOL, *_adapter(job)]
+    # nobody is to attach, and another OpenOCD may be using these ports
+    for server in ("gdb_port", "tcl_port", "telnet_port"):
+        command += ["-c", f"{server} disabled"]
     command += ["-f", str(job.settings["target"])]
     for piece in job.pieces[:-1]:
         command += ["-c", f"program {{{piece.path}}} {piece.address:#x} verify"]
@@ -75,7 +92,7 @@ def plan(job: Job) -> tuple[PlanStep, ...]:
 def flash(job: Job, progress: Progress) -> Report:
     tool = find_tool(TOOL)
     command = [tool, *(plan(job)[0].command or ())[1:]]
-    where = job.serial_number or "debug probe"
+    where = job.serial_number or ("debug port" if job.debug_port else "debug probe")
     stages = ("Programming Started", "Programming Finished", "Verify Started", "Verified OK")
 
     def show(text: str) -> None:

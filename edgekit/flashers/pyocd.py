@@ -14,6 +14,7 @@ NAME = "pyocd"
 TITLE = "a debug probe, with pyOCD"
 NEEDS = "probe"
 TOOL = "pyocd"
+TAKES_DEBUG_PORT = True
 
 
 def _signs(job: Job) -> tuple[Sign, ...]:
@@ -62,7 +63,9 @@ def _common(job: Job) -> list[str]:
             "{name: pyocd, target: nrf52840}",
         )
     common = ["--no-wait", "--target", str(job.settings["target"])]
-    if job.serial_number:
+    if job.debug_port is not None:
+        common += ["--uid", f"remote:127.0.0.1:{job.debug_port}"]
+    elif job.serial_number:
         common += ["--uid", job.serial_number]
     return common
 
@@ -91,7 +94,7 @@ def plan(job: Job) -> tuple[PlanStep, ...]:
 
 def flash(job: Job, progress: Progress) -> Report:
     tool = find_tool(TOOL)
-    where = job.serial_number or "debug probe"
+    where = job.serial_number or ("debug port" if job.debug_port else "debug probe")
     signs = _signs(job)
     done = 0
     for step, piece in zip(plan(job), job.pieces, strict=False):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
@@ -33,13 +34,16 @@ class Family(Protocol):
         """What happens out of reset up to the first instruction of the firmware."""
 
 
-def family_names() -> list[str]:
+@cache
+def family_names() -> tuple[str, ...]:
     """The families that can be simulated, by the modules of this folder."""
     folder = Path(__file__).parent
-    return sorted(
-        path.stem
-        for path in folder.glob("*.py")
-        if re.search(r"^assemble\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return tuple(
+        sorted(
+            path.stem
+            for path in folder.glob("*.py")
+            if re.search(r"^assemble\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     )
 
 

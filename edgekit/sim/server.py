@@ -181,11 +181,17 @@ class Supply:
 
     def _start(self, *, rom: bool, address: int | None = None) -> None:
         from edgekit.sim.board import Fault
-        from edgekit.sim.rom import start_rom, takes_over, wants_rom
+        from edgekit.sim.families import has_debug_port
+        from edgekit.sim.rom import has_rom, start_rom, takes_over, wants_rom
 
         self.error = None
         flash = self._flash
-        if flash is not None and (rom or (address is None and wants_rom(self.target, flash))):
+        by_debug_port_only = not has_rom(self.target) and has_debug_port(self.target)
+        if flash is None or by_debug_port_only or address is not None:
+            rom = rom and flash is not None
+        else:
+            rom = rom or wants_rom(self.target, flash)
+        if rom and flash is not None:
             self._board = None
             self._runner = RomRunner(start_rom(self.target, flash, flash.folder), self._line)
             return

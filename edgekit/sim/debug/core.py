@@ -40,7 +40,7 @@ _FP_CTRL = {
 }
 #: By the floating point unit
 _MVFR = {
-    "fpv4-sp-d16": (0x10110021, 0x11000011, 0x00000040),
+    "fpv4-sp-d16": (0x10110021, 0x11000011, 0),
     "fpv5-sp-d16": (0x10110021, 0x11000011, 0x00000040),
     "fpv5-d16": (0x10110221, 0x12000011, 0x00000040),
 }
@@ -84,14 +84,16 @@ class CoreDebug:
 
     # what the board tells
 
+    def leave_for_reset(self) -> None:
+        """A reset takes the CPU out of debug state; it may be asked to halt while it lasts."""
+        self.halted = self.lockup = False
+
     def boot(self, family: Family) -> None:
-        """A system reset: starts the CPU, or halts it before its first instruction."""
+        """Out of reset: starts the CPU, or halts it before its first instruction."""
         board = self.board
         self.lockup = False
         self._set_aside.clear()
         self._was_reset = True
-        if not self.enabled:
-            self.halted = False
         board.system.write(DEMCR & 0xFFFFF, self.demcr)
         if self.rom_at is not None:
             board.set_pc(self.rom_at)

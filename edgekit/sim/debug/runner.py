@@ -85,6 +85,7 @@ class DebugRunner:
             while self._wanted:
                 self._serve()
                 if self.board.reset_wanted:
+                    self.core.leave_for_reset()
                     self._boot(rom=False)
                 elif self.in_reset or self.core.halted or self.core.lockup:
                     self._woken.wait(_POLL_S)
@@ -119,6 +120,7 @@ class DebugRunner:
         leaves_to = rom.leaves_to
         self._leave_rom()
         if leaves_to == RESET:
+            self.core.leave_for_reset()
             self._boot(rom=False)
             return
         try:
@@ -177,7 +179,12 @@ class DebugRunner:
 
     def restart(self, *, rom: bool) -> None:
         """A reset from outside."""
-        self.call(lambda: self._boot(rom=rom))
+
+        def go() -> None:
+            self.core.leave_for_reset()
+            self._boot(rom=rom)
+
+        self.call(go)
 
     def hold(self) -> None:
         """The reset pin is held."""
@@ -207,6 +214,7 @@ class DebugRunner:
     def drive_reset(self, held: bool) -> None:
         if held:
             self._leave_rom()
+            self.core.leave_for_reset()
             self.in_reset = True
         elif self.in_reset:
             self.in_reset = False

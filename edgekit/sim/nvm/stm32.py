@@ -168,6 +168,18 @@ class Latch:
             return None
         return b"".join(self._words[place] for place in sorted(self._words))
 
+    def has(self, address: int) -> bool:
+        return address in self._words
+
+    def fill(self, byte: bytes) -> bytes:
+        """The whole unit, with ``byte`` where nothing was put."""
+        assert self.base is not None
+        unit = bytearray(byte * self.nbytes)
+        for address, word in self._words.items():
+            offset = address - self.base
+            unit[offset : offset + len(word)] = word
+        return bytes(unit)
+
     def drop(self) -> None:
         self.base = None
         self._words.clear()
