@@ -195,6 +195,8 @@ class Board:
         self.nvm: Controller | None = None
         self._stops: dict[int, int] = {}
         self._stopped_at: int | None = None
+        self._watches: list[int] = []
+        self._watched: int | None = None
         #: a store to the flash that left something else there than it stored
         self._odd_store: tuple[int, bytes] | None = None
         self._replay: Replay | None = None
@@ -599,6 +601,9 @@ class Board:
         if self._stopped_at is not None and self.debug is not None:
             self._stop_at_breakpoint(self._stopped_at)
             return
+        if self._watched is not None and self.debug is not None:
+            self._stop_at_watchpoint(self._watched)
+            return
         if self._pending_error is not None:
             self._fail(self._pending_error, self._pc)
         if event == EVENT_REFUSED:
@@ -862,6 +867,32 @@ class Board:
         self._pc = address
         assert self.debug is not None
         self.debug.halt(BKPT)
+
+    def watch(self, places: list[tuple[int, int, bool, bool]]) -> None:
+        """Stops after accesses to data: (first, last, whether reads, whether writes do)."""
+        for handle in self._watches:
+            self._uc.hook_del(handle)
+        self._watches.clear()
+        for index, (first, last, reads, writes) in enumerate(places):
+            kinds = self._unicorn.UC_HOOK_MEM_READ if reads else 0
+            kinds |= self._unicorn.UC_HOOK_MEM_WRITE if writes else 0
+            if kinds:
+                handle = self._uc.hook_add(kinds, self._on_watched, index, begin=first, end=last)
+                self._watches.append(handle)
+        self._uc.ctl_flush_tb()
+
+    def _on_watched(self, uc: Any, access: int, address: int, n: int, value: int, k: Any) -> None:
+        if not self.counter.event:  # not while the instruction is finished
+            self._watched = int(k)
+            uc.emu_stop()
+
+    def _stop_at_watchpoint(self, index: int) -> None:
+        """The CPU halts behind the instruction that made the access."""
+        self._watched = None
+        self._take_back(self._pc)
+        self._step_once()
+        assert self.debug is not None
+        self.debug.watchpoint(index)
 
     def forget_code(self, places: list[tuple[int, int]]) -> None:
         """Code in these places, (address, bytes), may have changed."""

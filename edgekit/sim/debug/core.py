@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgekit.sim.board import BKPT, HALTED, VCATCH, Fault
-from edgekit.sim.device import BoardFault
+from edgekit.sim.board import DWTTRAP, HALTED, VCATCH, Fault
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
@@ -19,7 +18,10 @@ DFSR, DHCSR, DCRSR, DCRDR, DEMCR, DSCSR = (
     0xE000ED30, 0xE000EDF0, 0xE000EDF4, 0xE000EDF8, 0xE000EDFC, 0xE000EE08,
 )  # fmt: skip
 MVFR0, MVFR1, MVFR2 = 0xE000EF40, 0xE000EF44, 0xE000EF48
-_FPB = 0xE0002000
+_FPB, _DWT_COMP = 0xE0002000, 0xE0001020
+#: Comparators for data, as DWT_CTRL says (system.py)
+_WATCHPOINTS = 4
+_MATCHED = 1 << 24
 _KEY = 0xA05F
 _DEBUGEN, _HALT, _STEP, _MASKINTS = 1, 2, 4, 8
 _REGRDY, _S_HALT, _S_LOCKUP = 1 << 16, 1 << 17, 1 << 19
@@ -54,6 +56,9 @@ class CoreDebug:
         self._fp_control = _FP_CTRL[core]
         count = self._fp_control >> 4 & 0xF | self._fp_control >> 8 & 0x70
         self._comparators = [0] * count
+        #: by comparator: COMP, MASK, FUNCTION
+        self._watchpoints = [[0, 0, 0] for _ in range(_WATCHPOINTS)]
+        self._is_v8 = core == "cortex-m33"
         self._mvfr = next((_MVFR[name] for name in _MVFR if name in isa), (0, 0, 0))
         self.enabled = False
         #: the CPU executes nothing
@@ -76,6 +81,7 @@ class CoreDebug:
         """The CPU, or another one in its place after power came back."""
         self._board = board
         self._set_breakpoints()
+        self._set_watchpoints()
 
     @property
     def board(self) -> Board:
@@ -116,6 +122,11 @@ class CoreDebug:
         self.lockup = False
         self._reason |= reason
 
+    def watchpoint(self, index: int) -> None:
+        """A comparator matched an access to data."""
+        self._watchpoints[index][2] |= _MATCHED
+        self.halt(DWTTRAP)
+
     def memory_changed(self, address: int, nbytes: int) -> None:
         """Code there is not what was executed before."""
         if self._changed and sum(self._changed[-1]) == address:
@@ -153,6 +164,12 @@ class CoreDebug:
         index = (address - _FPB - 8) // 4
         if 0 <= index < len(self._comparators):
             return self._comparators[index]
+        index, part = divmod(address - _DWT_COMP, 16)
+        if 0 <= index < _WATCHPOINTS and part < 12:
+            value = self._watchpoints[index][part // 4]
+            if part == 8:  # reading FUNCTION clears MATCHED
+                self._watchpoints[index][2] &= ~_MATCHED
+            return value
         return None
 
     def write(self, address: int, value: int) -> bool:
@@ -177,6 +194,10 @@ class CoreDebug:
         elif 0 <= (address - _FPB - 8) // 4 < len(self._comparators):
             self._comparators[(address - _FPB - 8) // 4] = value
             self._set_breakpoints()
+        elif 0 <= address - _DWT_COMP < 16 * _WATCHPOINTS and address & 0xC != 0xC:
+            index, part = divmod(address - _DWT_COMP, 16)
+            self._watchpoints[index][part // 4] = value
+            self._set_watchpoints()
         else:
             return address in (MVFR0, MVFR1, MVFR2, DSCSR)
         return True
@@ -293,7 +314,24 @@ class CoreDebug:
             active[:] = self._set_aside
             self._set_aside = []
 
-    # breakpoints
+    # breakpoints and watchpoints
+
+    def _set_watchpoints(self) -> None:
+        """DWT comparators that match addresses of data (ARMv7-M ARM C1.8.1, v8-M B11.5)."""
+        if self._board is None:
+            return
+        places = []
+        for comparator, mask, function in self._watchpoints:
+            if self._is_v8:
+                # MATCH 4 to 6, ACTION: a debug event, DATAVSIZE: bytes as a power of two
+                match = function & 0xF if function >> 4 & 3 == 1 else 0
+                reads, writes, nbytes = match in (4, 6), match in (4, 5), 1 << (function >> 10 & 3)
+            else:
+                reads, writes = function & 0xF in (5, 7), function & 0xF in (6, 7)
+                nbytes = 1 << (mask & 0x1F)
+            first = comparator & ~(nbytes - 1)
+            places.append((first, first + nbytes - 1, reads, writes))
+        self._board.watch(places)
 
     def _set_breakpoints(self) -> None:
         if self._board is None:
@@ -310,6 +348,3 @@ class CoreDebug:
                 addresses |= {word} if halves & 1 else set()
                 addresses |= {word + 2} if halves & 2 else set()
         self._board.stop_at(addresses)
-
-
-__all__ = ["BKPT", "BoardFault", "CoreDebug"]
