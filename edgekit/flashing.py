@@ -177,7 +177,10 @@ def _ask(order: Order, report: Report, port: str | None, notes: tuple[str, ...])
     if order.firmware is None:
         return Outcome(port, report, None, notes)
     if port is None:
-        more = "the board was not asked who it is: no serial port of it is known (--port)"
+        more = (
+            "the board was not asked who it is: the port of its console is not known "
+            "(edgekit bench FIRMWARE --port PORT asks)"
+        )
         return Outcome(port, report, None, (*notes, more))
     identity, said = _who(order.firmware, order.target, port)
     return Outcome(port, report, identity, (*notes, *said))
@@ -320,7 +323,7 @@ def _reach(
     serial_path = path if baud.isdigit() and path else rest
     talk = order.port if kind in ("serial", "pty") else None
     if need == "serial" and talk is not None:
-        return Way(flasher, replace(job, port=serial_path), talk)
+        return Way(flasher, replace(job, port=serial_path), _console(entry, talk), notes)
     devices = found.of(*(k for k in (_KIND_OF_NEED.get(need),) if k is not None))  # type: ignore[arg-type]
     if order.serial_number is not None:
         devices = tuple(d for d in devices if d.serial_number == order.serial_number)
@@ -336,11 +339,21 @@ def _reach(
         )
     if need == "serial":
         path = device.where.partition(":")[2]
-        return Way(flasher, replace(job, port=path), device.where, notes)
+        return Way(flasher, replace(job, port=path), _console(entry, device.where), notes)
     if need == "volume":
         return Way(flasher, replace(job, volume=Path(device.where)), talk, notes)
     job = replace(job, serial_number=device.serial_number)
     return Way(flasher, job, talk or _port_of_probe(device, found), notes)
+
+
+def _console(entry: Mapping[str, Any], port: str) -> str | None:
+    """The port that the board was flashed through, when its firmware speaks there, too.
+
+    ``console: no`` in a flasher's settings: the boot loader has a port of its own. Behind a
+    pseudo-terminal is a virtual board, which has one line for both.
+    """
+    separate = entry.get("console") is False and not port.startswith("pty:")
+    return None if separate else port
 
 
 def _fitting_probes(probes: tuple[Attached, ...], target: Target) -> tuple[Attached, ...]:
@@ -364,7 +377,7 @@ def _port_of_probe(probe: Attached, found: Found) -> str | None:
 def _virtual_entry(order: Order) -> dict[str, Any] | None:
     """The flasher that reaches a virtual board: through its boot ROM, or its debug port.
 
-    Of several through the debug port an installed one is taken. ``None``: there is no way.
+    Of several an installed one is taken, the boot ROM's first. ``None``: there is no way.
     """
     from edgekit.sim.families import has_debug_port
 
@@ -380,14 +393,13 @@ def _virtual_entry(order: Order) -> dict[str, Any] | None:
             by_rom.append(dict(entry))
         elif has_debug_port(target) and takes_debug_port(flasher):
             by_debug_port.append(dict(entry))
-    if by_rom:
-        return by_rom[0]
-    for entry in by_debug_port:
+    ways = by_rom + by_debug_port
+    for entry in ways:
         tool = load_flasher(str(entry["name"])).TOOL
         if tool is None or is_installed(tool):
             return entry
-    if by_debug_port:
-        return by_debug_port[0]
+    if ways:
+        return ways[0]
     if order.flasher is None and protocol is None:
         return None
     raise UsageError(

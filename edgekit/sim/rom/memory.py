@@ -24,16 +24,17 @@ class PowerLoss(Exception):
     """The supply was cut: nothing more happens on this board."""
 
 
-def _family_regions(target: Target) -> tuple[Region, ...]:
-    if "family" not in target.sim:
-        return ()
+def _more_regions(target: Target) -> tuple[Region, ...]:
+    """Flash that the chip's family and its boot ROM have beside the target's."""
     from edgekit.sim.families import nonvolatile
+    from edgekit.sim.rom import rom_regions
 
-    return nonvolatile(target)
+    family = nonvolatile(target) if "family" in target.sim else ()
+    return (*family, *rom_regions(target))
 
 
 class FlashMemory:
-    """A target's flash regions and those that its family adds, each a file in a folder.
+    """A target's flash regions and those that its chip has beside them, each a file in a folder.
 
     Args:
         folder: the board's state; made when it is not there.
@@ -51,7 +52,7 @@ class FlashMemory:
         self.operations = 0
         self._power_loss_after = power_loss_after
         self._maps: list[tuple[int, int, mmap.mmap]] = []
-        for region in (*target.memory, *_family_regions(target)):
+        for region in (*target.memory, *_more_regions(target)):
             if region.kind != "flash":
                 continue
             path = folder / f"{region.name.lower()}.flash"
