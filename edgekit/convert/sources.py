@@ -266,12 +266,18 @@ def _keras_config(source: Source) -> Any:
         ) from None
 
 
-def _load_keras(
+def load_keras(
     source: Source,
-    allow_custom_code: bool,
-    custom_objects: Path | None,
-    shapes: dict[str, tuple[int, ...]],
-) -> FloatModel:
+    *,
+    allow_custom_code: bool = False,
+    custom_objects: Path | None = None,
+) -> tuple[Any, Any]:
+    """Loads a ``.keras`` or ``.h5`` file: the Keras module that it belongs to, and the model.
+
+    Raises:
+        ModelError: the file is damaged or needs code that is not allowed.
+        MissingDependency: TensorFlow or Keras is not installed.
+    """
     place = str(source.path)
     config = _keras_config(source)
     custom_code.check(
@@ -307,6 +313,33 @@ def _load_keras(
         raise
     except Exception as error:
         raise _load_failure(error, place) from None
+    return keras, model
+
+
+def traced_keras(
+    model: Any, place: str, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> FloatModel:
+    """A Keras model of either generation as one function.
+
+    Raises:
+        ModelError: the model has no fixed inputs, or cannot be traced.
+    """
+    return _traced_keras(model, dict(input_shapes or {}), place)
+
+
+def _load_keras(
+    source: Source,
+    allow_custom_code: bool,
+    custom_objects: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+) -> FloatModel:
+    _, model = load_keras(
+        source, allow_custom_code=allow_custom_code, custom_objects=custom_objects
+    )
+    return _traced_keras(model, shapes, str(source.path))
+
+
+def _traced_keras(model: Any, shapes: dict[str, tuple[int, ...]], place: str) -> FloatModel:
     tf = frameworks.tensorflow()
     tensors = getattr(model, "inputs", None)
     if not tensors:
