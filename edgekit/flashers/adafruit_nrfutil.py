@@ -16,15 +16,19 @@ TOOL = "adafruit-nrfutil"
 
 _SIGNS = (
     Sign(r"Permission denied", "no permission to open the port", "sudo usermod -aG dialout $USER"),
+    Sign(r"could not open port|No such file or directory", "the port went away", "check the cable"),
+    Sign(
+        r"returned no data|Input/output error|#[\s\S]*Timed out",
+        "the port went away",
+        "check power and cable, press reset twice, and flash again: an interrupted flash does no "
+        "harm",
+    ),
     Sign(
         r"No data received on serial port|Timed out|Failed to upgrade target",
         "no boot loader answers on the port",
         "press reset twice, so that the boot loader stays, and flash again",
     ),
-    Sign(r"could not open port|No such file or directory", "the port went away", "check the cable"),
 )
-
-
 #: The boot loader takes whole words.
 _WORD = 4
 
@@ -75,4 +79,4 @@ def flash(job: Job, progress: Progress) -> Report:
         text = run_tool(command, where=port, signs=_SIGNS, on_text=show)
     if "Device programmed" not in text:
         raise failure(command, port, text, "did not finish", _SIGNS)
-    return Report(NAME, tool_version(TOOL), port, written(job), "CRC checked by the boot loader")
+    return Report(NAME, tool_version(TOOL), port, written(job), "the boot loader starts only what has the right CRC")

@@ -24,9 +24,25 @@ _SIGNS = (
         "end other debuggers and IDEs",
     ),
     Sign(
-        r"No device matches|open failed|unable to find a matching CMSIS-DAP|no device found",
+        r"No device matches|open failed|unable to find a matching CMSIS-DAP|"
+        r"no (J-Link )?device found",
         "there is no debug probe, or not the one that was asked for",
         "edgekit devices",
+    ),
+    Sign(
+        r"Cannot identify target|UNEXPECTED idcode|auto_probe failed|Unknown device",
+        "the chip is another one than the target's",
+        "edgekit flash FIRMWARE --target NAME, with the board that is attached",
+    ),
+    Sign(
+        r"Programming Started[\s\S]*(failed to send USB|LIBUSB_ERROR_(NO_DEVICE|IO|PIPE|OTHER))",
+        "the board or the probe went away in the middle",
+        "check power and cable, and flash again: an interrupted flash does no harm",
+    ),
+    Sign(
+        r"Could not find MEM-AP to control the core",
+        "the chip keeps debuggers out of its memory, or is another one than the target's",
+        "for nRF52, openocd … -c init -c nrf52_recover erases everything and lets them in",
     ),
     Sign(
         r"init mode failed|unable to connect to the target|Cannot connect|cannot read IDR|"
@@ -56,8 +72,11 @@ def _adapter(job: Job) -> list[str]:
     """What says which adapter: the target's, or the virtual ST-LINK of a virtual board."""
     interface = str(job.settings["interface"])
     if job.debug_port is None:
-        serial = ["-c", f"adapter serial {job.serial_number}"] if job.serial_number else []
-        return ["-f", interface, *serial]
+        more = ["-c", f"adapter serial {job.serial_number}"] if job.serial_number else []
+        # an adapter that has several takes JTAG when it is not told
+        if "transport" in job.settings:
+            more += ["-c", f"transport select {job.settings['transport']}"]
+        return ["-f", interface, *more]
     if interface == "interface/stlink.cfg":
         return ["-f", interface, "-c", f"hla_stlink_backend tcp {job.debug_port}"]
     commands = (

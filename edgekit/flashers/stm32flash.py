@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from edgekit.errors import UsageError
 from edgekit.flashers import Job, PlanStep, Progress, Report, describe, written
+from edgekit.flashers._modem_lines import is_terminal, reset_into_boot_rom
 from edgekit.flashers._process import Sign, failure, find_tool, last_share, run_tool, tool_version
 
 NAME = "stm32flash"
 TITLE = "STM32 boot ROM over the serial port, with stm32flash"
 NEEDS = "serial"
 TOOL = "stm32flash"
+
+#: The custom that stm32loader follows, too: RTS drives BOOT0 and DTR NRST, both inverted. Into
+#: the boot ROM, and at the end out of it.
+_SEQUENCE = "-rts&dtr,-dtr:rts&dtr,-dtr"
 
 _SIGNS = (
     Sign(
@@ -29,6 +34,11 @@ _SIGNS = (
         "flash again; if it stays so, pages are write-protected or worn",
     ),
     Sign(
+        r"Failed to read ACK byte|timeout",
+        "the board stopped answering",
+        "check power and cable, and flash again: an interrupted flash does no harm",
+    ),
+    Sign(
         r"NACK|Failed to (erase|read|write)|Can't initiate",
         "the boot ROM refuses: the flash is protected",
         "stm32flash -k PORT ends the protection against reading out and erases everything; -u the "
@@ -41,8 +51,8 @@ _SIGNS = (
         "check cable and power: an interrupted flash does no harm",
     ),
     Sign(
-        r"timeout|Got byte|Unexpected reply",
-        "the boot ROM stopped answering",
+        r"Got byte|Unexpected reply",
+        "the boot ROM's answers make no sense",
         "set BOOT0 high, press reset, and flash again: an interrupted flash does no harm",
     ),
 )
@@ -52,11 +62,12 @@ def plan(job: Job) -> tuple[PlanStep, ...]:
     if not job.pieces:
         raise UsageError("there is nothing to write", job.target.name)
     port = job.port or "PORT"
-    # a pseudo-terminal has no parity
-    parity = "n" if port.startswith("/dev/pts/") else str(job.settings.get("parity", "even"))[0]
+    # a pseudo-terminal has neither parity nor modem lines
+    virtual = is_terminal(port)
+    parity = "n" if virtual else str(job.settings.get("parity", "even"))[0]
     common = [TOOL, "-b", str(job.settings.get("baud", 115200)), "-m", f"8{parity}1"]
-    if "sequence" in job.settings:
-        common += ["-i", str(job.settings["sequence"])]
+    if not virtual:
+        common += ["-i", str(job.settings.get("sequence", _SEQUENCE))]
     steps = []
     for index, piece in enumerate(job.pieces):
         last = index == len(job.pieces) - 1
@@ -79,6 +90,7 @@ def flash(job: Job, progress: Progress) -> Report:
         def show(text: str, base: int = done, size: int = piece.nbytes) -> None:
             progress(min(1.0, (base + size * (share(text) or 0.0)) / job.nbytes))
 
+        reset_into_boot_rom(port)
         text = run_tool(command, where=port, signs=_SIGNS, on_text=show)
         if "(100.00%) Done." not in text:
             raise failure(command, port, text, "did not write everything", _SIGNS)

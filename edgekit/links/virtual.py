@@ -221,7 +221,8 @@ class VirtualLink:
 
     def state(self) -> dict[str, Any]:
         """``running``, ``reports`` (what a real board would not forgive), ``instructions``
-        since the start, ``clock_hz`` from the clock registers."""
+        since the start, ``clock_hz`` from the clock registers, ``flash_operations`` (pages
+        erased and units programmed)."""
         return self._request({"do": "state"})
 
     def reset(self, *, boot_rom: bool = False) -> None:

@@ -27,6 +27,7 @@ from edgekit.sim.counter import (
 )
 from edgekit.sim.device import BoardFault, Bus
 from edgekit.sim.line import Line, MemoryLine
+from edgekit.sim.rom.memory import PowerLoss
 from edgekit.sim.symbols import Image
 from edgekit.sim.system import PENDSV, SVCALL, SYSTICK, SystemControl
 from edgekit.sim.timing import CoreModel, Cycles, estimate_cycles, model_for
@@ -181,6 +182,7 @@ class Board:
         self.model: CoreModel | None = model_for(target) if profile else None
         self._flash = [region for region in target.memory if region.kind in ("flash", "rom")]
         self._pending_error: str | None = None
+        self._power_loss: PowerLoss | None = None
         self._reset_wanted = False
         self._stop_wanted = False
         self._output_checked = False
@@ -591,6 +593,8 @@ class Board:
         try:
             self._uc.emu_start(self._pc | _THUMB, _NOWHERE)
         except self._unicorn.UcError as raised:
+            if self._power_loss is not None:
+                raise self._power_loss from None
             error = raised
         self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
         event, self.counter.event = self.counter.event, EVENT_NONE
@@ -752,6 +756,9 @@ class Board:
         except BoardFault as error:
             self._pending_error = str(error)
             return False
+        except PowerLoss as error:
+            self._power_loss = error  # Unicorn would keep only that the store failed
+            return False
         if held != data:
             self._odd_store = (address, held)
             self._uc.emu_stop()
@@ -791,6 +798,8 @@ class Board:
         try:
             self._uc.emu_start(self._pc | _THUMB, _NOWHERE, count=1)
         except self._unicorn.UcError as raised:
+            if self._power_loss is not None:
+                raise self._power_loss from None
             error = raised
         finally:
             self.counter.event = EVENT_NONE

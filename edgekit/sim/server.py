@@ -175,6 +175,11 @@ class Supply:
         return self._debug_server.port if self._debug_server is not None else None
 
     @property
+    def flash_operations(self) -> int:
+        """Pages erased and units programmed since power was applied."""
+        return self._flash.operations if self._flash is not None else 0
+
+    @property
     def counter_title(self) -> str:
         board = self._debugged.board if self._debugged is not None else self._board
         return board.counter.title if board is not None else "compiled"
@@ -392,7 +397,8 @@ def _answer(runner: Supply, request: dict[str, Any]) -> dict[str, Any]:
         runner.restart(rom=request.get("boot") == "rom")
         return {"reset": True}
     if what == "state" and runner.in_rom:
-        return {"running": True, "rom": True, "reports": [], "instructions": 0, "clock_hz": 0}
+        return {"running": True, "rom": True, "reports": [], "instructions": 0, "clock_hz": 0,
+                "flash_operations": runner.flash_operations}  # fmt: skip
     if board is None:
         return {
             "error": {"what": "the board is in its boot ROM", "where": None, "fix": None,
@@ -407,6 +413,7 @@ def _answer(runner: Supply, request: dict[str, Any]) -> dict[str, Any]:
             "reports": list(board.reports),
             "instructions": board.counter.instructions,
             "clock_hz": round(board.cpu_hz()),
+            "flash_operations": runner.flash_operations,
         }
     return {"error": {"what": f"unknown request {what!r}", "where": None, "fix": None}}
 

@@ -23,7 +23,13 @@ Make = Callable[[str, str], Firmware]
 NAME = "nucleo-l4r5zi"
 
 
-def edgekit(*arguments: str, cwd: Path) -> tuple[int, str]:
+def need(tool: str) -> None:
+    if not is_installed(tool):
+        pytest.skip(f"{tool} is not installed")
+
+
+def edgekit(*arguments: str, cwd: Path, path: str | None = None) -> tuple[int, str]:
+    """Exit code and what is said; with ``path`` in place of the folders where programs are."""
     done = subprocess.run(
         [sys.executable, "-m", "edgekit", *arguments],
         cwd=cwd,
@@ -31,6 +37,7 @@ def edgekit(*arguments: str, cwd: Path) -> tuple[int, str]:
         text=True,
         check=False,
         timeout=120,
+        env=os.environ if path is None else {**os.environ, "PATH": path},
     )
     assert done.stdout == ""
     lines = [
@@ -76,13 +83,12 @@ GOLDEN: list[tuple[str, int, str]] = [
         2,
         "error: nucleo-l4r5zi is not flashed with esptool\n"
         "  at: --flasher esptool\n"
-        "  try: one of: openocd, stm32programmer, pyocd, stm32loader, dfu-util",
+        "  try: one of: openocd, stm32programmer, pyocd, stm32flash, stm32loader, dfu-util",
     ),
     (
-        "flash firmware --flasher openocd --port virtual",
+        "flash firmware --flasher dfu-util --port virtual",
         2,
-        "error: no flasher of nucleo-l4r5zi speaks what the virtual board's boot ROM speaks\n"
-        "  at: --flasher openocd",
+        "error: dfu-util does not reach a virtual nucleo-l4r5zi\n  at: --flasher dfu-util",
     ),
     (
         "flash firmware --port pigeon:7",
@@ -153,7 +159,7 @@ GOLDEN: list[tuple[str, int, str]] = [
         2,
         "error: the virtual mps2-an386 has no boot ROM\n"
         "  at: mps2-an386\n"
-        "  try: protocols of boot ROMs: an3155, esp, uf2",
+        "  try: protocols of boot ROMs: adafruit, an3155, esp, uf2",
     ),
 ]
 
@@ -179,30 +185,45 @@ def test_sentences(command: str, code: int, text: str, place: Path) -> None:
 def test_nothing_is_attached(place: Path) -> None:
     if any(NAME in device.targets for device in find_devices(list_targets()).devices):
         pytest.skip("a board is attached")
-    if not is_installed("stm32loader") or is_installed("openocd") or is_installed("pyocd"):
-        pytest.skip("the sentence depends on the tools that are installed")
-    assert edgekit("flash", "firmware", cwd=place) == (
-        6,
-        "error: no serial port that fits nucleo-l4r5zi is attached\n"
-        "  try: connect the board, or give --port serial:/dev/ttyACM0; without a board: "
-        "--port virtual",
-    )
+    for flasher, what, how in (
+        ("openocd", "debug probe", "connect the board's debug USB port"),
+        ("stm32loader", "serial port", "connect the board, or give --port serial:/dev/ttyACM0"),
+        ("stm32flash", "serial port", "connect the board, or give --port serial:/dev/ttyACM0"),
+        ("dfu-util", "DFU device or boot ROM", "put the board into its boot ROM"),
+    ):
+        need(flasher)
+        assert edgekit("flash", "firmware", "--flasher", flasher, cwd=place) == (
+            6,
+            f"error: no {what} that fits nucleo-l4r5zi is attached\n"
+            f"  try: {how}; without a board: --port virtual",
+        )
 
 
-def test_a_tool_is_missing(place: Path) -> None:
-    if is_installed("openocd"):
-        pytest.skip("OpenOCD is installed")
-    assert edgekit("flash", "firmware", "--flasher", "openocd", cwd=place) == (
+@pytest.mark.parametrize(
+    ("flasher", "needed_for", "install"),
+    [
+        ("openocd", "flash through OpenOCD", "sudo apt install openocd"),
+        ("stm32flash", "flash STM32 over the serial port", "sudo apt install stm32flash"),
+        ("dfu-util", "flash over USB DFU", "sudo apt install dfu-util"),
+    ],
+)
+@pytest.mark.parametrize("port", (None, "virtual:state=kept"))
+def test_a_tool_is_missing(
+    flasher: str, needed_for: str, install: str, port: str | None, place: Path
+) -> None:
+    if port and flasher == "dfu-util":
+        pytest.skip("a virtual board has no USB")
+    where = ("--port", port) if port else ()
+    found = edgekit("flash", "firmware", "--flasher", flasher, *where, cwd=place, path=str(place))
+    assert found == (
         5,
-        "error: openocd is not installed\n"
-        "  at: flash through OpenOCD\n"
-        "  try: sudo apt install openocd",
+        f"error: {flasher} is not installed\n  at: {needed_for}\n  try: {install}",
     )
+    assert not (place / "kept").exists()
 
 
 def test_a_port_in_use(place: Path) -> None:
-    if not is_installed("stm32loader"):
-        pytest.skip("stm32loader is not installed")
+    need("stm32loader")
     master, slave = os.openpty()
     name = os.ttyname(slave)
     fcntl.flock(slave, fcntl.LOCK_EX)
@@ -220,8 +241,7 @@ def test_a_port_in_use(place: Path) -> None:
 
 
 def test_nobody_answers(place: Path) -> None:
-    if not is_installed("stm32loader"):
-        pytest.skip("stm32loader is not installed")
+    need("stm32loader")
     master, slave = os.openpty()
     tty.setraw(slave)
     name = os.ttyname(slave)
@@ -237,8 +257,7 @@ def test_nobody_answers(place: Path) -> None:
 
 
 def test_protected_against_reading_out(place: Path) -> None:
-    if not is_installed("stm32loader"):
-        pytest.skip("stm32loader is not installed")
+    need("stm32loader")
     (place / "board").mkdir()
     (place / "board" / "options.json").write_text('{"read_protected": true}')
     code, text = edgekit("flash", "firmware", "--port", "virtual:state=board", cwd=place)

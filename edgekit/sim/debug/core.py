@@ -241,8 +241,10 @@ class CoreDebug:
         self.halted = False
         try:
             board.step()
-        finally:
-            self.halt(HALTED if not self.halted else 0)
+        except Fault as fault:
+            board.fault = None
+            board.report(f"in a single step: {fault}")
+        self.halt(HALTED if not self.halted else 0)
 
     # the CPU's registers
 

@@ -19,6 +19,7 @@ from edgekit.sim.debug.wire import SerialWire
 _VERSION = 1
 _FINE, _GENERAL, _FAULT = 0, 1, 12
 _LONGEST_LINE = 1 << 20
+_MOST = 1 << 16
 
 
 class _Refused(Exception):
@@ -52,7 +53,7 @@ class RemoteProbe:
             "write_dp": self._write_dp,
             "read_ap": lambda register: self._ap(register, [None])[0],
             "write_ap": lambda register, value: self._ap(register, [value]) and None,
-            "read_ap_multiple": lambda register, count: self._ap(register, [None] * count),
+            "read_ap_multiple": lambda r, count: self._ap(r, [None] * _bounded(count)),
             "write_ap_multiple": lambda register, values: self._ap(register, values) and None,
             "get_memory_interface_for_ap": lambda version, address: None,
         }
@@ -85,7 +86,7 @@ class RemoteProbe:
             return _reply(number, _FAULT, error="FAULT ACK")
         except _Refused as refused:
             return _reply(number, _GENERAL, error=str(refused))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             return _reply(number, _GENERAL, error=f"malformed request: {error}")
         return _reply(number, _FINE, result=result)
 
@@ -118,7 +119,7 @@ class RemoteProbe:
         self._connected = False
 
     def _sequence(self, count: int, bits: int) -> None:
-        self._wire.sequence(count, bits)
+        self._wire.sequence(_bounded(count), bits)
 
     def _reset(self) -> None:
         def pulse() -> None:
@@ -158,6 +159,13 @@ class RemoteProbe:
             return found
 
         return self._runner.call(run)
+
+
+def _bounded(count: int) -> int:
+    """A number of transfers or bits that one request may ask for."""
+    if not 0 <= count <= _MOST:
+        raise _Refused(f"{count} at once are too many")
+    return count
 
 
 def _reply(number: Any, status: int, *, result: Any = None, error: str | None = None) -> bytes:

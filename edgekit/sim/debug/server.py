@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -13,6 +14,7 @@ from edgekit.sim.debug.bitbang import Bitbang
 from edgekit.sim.debug.remote import RemoteProbe
 from edgekit.sim.debug.runner import DebugRunner
 from edgekit.sim.debug.stlink import Stlink
+from edgekit.sim.device import BoardFault
 
 
 class _Session(Protocol):
@@ -50,13 +52,16 @@ class DebugServer:
             except OSError:  # closed
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # a board that ends breaks the connection off: pyOCD waits for ever behind an orderly
+            # end of it
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             threading.Thread(
                 target=self._serve, args=(connection,), name="debugger", daemon=True
             ).start()
 
     def _serve(self, connection: socket.socket) -> None:
         # a debugger that breaks off, or a board that ends, is no error of ours
-        with connection, contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError, BoardFault):
             first = connection.recv(65536)
             runner = self._runner()
             if first and runner is not None:

@@ -14,6 +14,7 @@ from edgekit.sim.debug.dap import (
     DP_CTRL_STAT,
     DP_IDR,
     DP_RDBUFF,
+    ORUNDETECT,
     STICKYCMP,
     STICKYERR,
     STICKYORUN,
@@ -75,6 +76,11 @@ class Transactions:
     def refuses(self, *, ap: bool, register: int) -> bool:
         """Whether a write would be answered with FAULT."""
         return self._runner.port.has_error and (ap or register != ABORT)
+
+    @property
+    def always_has_data(self) -> bool:
+        """Whether data follows an acknowledgement that is not OK, too."""
+        return bool(self._runner.port.control & ORUNDETECT)
 
     def clear_flags(self, value: int) -> None:
         """A JTAG-DP clears its sticky flags by writing them as ones."""
@@ -159,6 +165,8 @@ class SerialWire:
         return self._ends_with(_TO_SWD, 50) or self._ends_with(_TO_JTAG, 50)
 
     def _listen(self) -> Generator[int | None, int, None]:
+        while (yield None):
+            pass  # the ones of a reset of the line may be many
         while True:
             while not (yield None):
                 pass
@@ -208,6 +216,9 @@ class SerialWire:
         yield None  # turnaround
         for index in range(3):
             yield ack >> index & 1
+        if ack != _OK and not self._transactions.always_has_data:
+            yield None  # turnaround; without overrun detection there is no data (B4.2.5)
+            return
         if read:
             for index in range(32):
                 yield value >> index & 1
