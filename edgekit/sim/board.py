@@ -72,7 +72,8 @@ class Replay:
     Stores up to that one have been done; those after it are new.
     """
 
-    def __init__(self, address: int, held: bytes) -> None:
+    def __init__(self, board: Board, address: int, held: bytes) -> None:
+        self._board = board
         self._until: int | None = address
         self._first = held
         #: what the flash holds where something else was stored
@@ -84,6 +85,9 @@ class Replay:
         elif address == self._until:
             self._until = None
             self.held.append((address, self._first))
+        else:
+            # the controller may have given up what this one had left
+            self.held.append((address, self._board.memory(address, len(data))))
 
 
 class Fault(DeviceError):
@@ -500,6 +504,8 @@ class Board:
         """What a reset pin does: memory stays, everything else starts again."""
         from edgekit.sim.families import assemble
 
+        if self.nvm is not None:
+            self.nvm.give_up()
         self.bus = Bus()
         core = str(self.target.core)
         self.system = SystemControl(
@@ -767,7 +773,7 @@ class Board:
     def _finish_store(self) -> None:
         """The rest of an instruction one of whose stores left something else in the flash."""
         assert self._odd_store is not None
-        self._replay = Replay(*self._odd_store)
+        self._replay = Replay(self, *self._odd_store)
         self._odd_store = None
         self._take_back(self._pc)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -270,8 +271,12 @@ def test_halt_registers_step_and_go_on(target: str, board: Start) -> None:
     assert cpu.register(PC) == where["done"] & ~1
     assert cpu.reason() == 2  # BKPT
     assert cpu.read(where["seen"])
+    cpu.go()
+    cpu.wait()  # it is still there
+    assert cpu.register(PC) == where["done"] & ~1
     # a debugger that leaves lets the CPU run
     cpu.write(0xE000EDF0, KEY)
+    time.sleep(0.1)
     assert not cpu.halted
 
 
@@ -324,11 +329,13 @@ def test_counts_are_exact_whatever_a_debugger_does(board: Start, seed: int) -> N
     assert _count(runner, at=end, meet=meet) == plain
 
 
-def test_watchpoints(board: Start) -> None:
-    runner = board()
+@pytest.mark.parametrize(("target", "count"), [("nucleo-l4r5zi", 4), ("nucleo-g0b1re", 2)])
+def test_watchpoints(target: str, count: int, board: Start) -> None:
+    runner = board(target)
     where = symbols(runner.elf)  # type: ignore[attr-defined]
     cpu = Cpu(runner)
     cpu.reset_and_halt()
+    assert cpu.read(0xE0001000) >> 28 == count
     cpu.write(0xE0001020, where["other"])
     cpu.write(0xE0001024, 2)
     cpu.write(0xE0001028, 6)  # writes

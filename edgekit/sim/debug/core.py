@@ -18,9 +18,10 @@ DFSR, DHCSR, DCRSR, DCRDR, DEMCR, DSCSR = (
     0xE000ED30, 0xE000EDF0, 0xE000EDF4, 0xE000EDF8, 0xE000EDFC, 0xE000EE08,
 )  # fmt: skip
 MVFR0, MVFR1, MVFR2 = 0xE000EF40, 0xE000EF44, 0xE000EF48
-_FPB, _DWT_COMP = 0xE0002000, 0xE0001020
-#: Comparators for data, as DWT_CTRL says (system.py)
-_WATCHPOINTS = 4
+_FPB, _DWT_CTRL, _DWT_COMP = 0xE0002000, 0xE0001000, 0xE0001020
+#: Comparators for data: as DWT_CTRL says (system.py), and of an ARMv6-M (DDI 0484 table 8-2),
+#: where only debuggers see DWT_CTRL
+_WATCHPOINTS, _WATCHPOINTS_V6 = 4, 2
 _MATCHED = 1 << 24
 _KEY = 0xA05F
 _DEBUGEN, _HALT, _STEP, _MASKINTS = 1, 2, 4, 8
@@ -57,7 +58,10 @@ class CoreDebug:
         count = self._fp_control >> 4 & 0xF | self._fp_control >> 8 & 0x70
         self._comparators = [0] * count
         #: by comparator: COMP, MASK, FUNCTION
-        self._watchpoints = [[0, 0, 0] for _ in range(_WATCHPOINTS)]
+        self._is_v6 = core in ("cortex-m0", "cortex-m0plus")
+        self._watchpoints = [
+            [0, 0, 0] for _ in range(_WATCHPOINTS_V6 if self._is_v6 else _WATCHPOINTS)
+        ]
         self._is_v8 = core == "cortex-m33"
         self._mvfr = next((_MVFR[name] for name in _MVFR if name in isa), (0, 0, 0))
         self.enabled = False
@@ -161,11 +165,13 @@ class CoreDebug:
             return 0  # no security extension, or it is off
         if address == _FPB:
             return self._fp_control
+        if address == _DWT_CTRL and self._is_v6:
+            return _WATCHPOINTS_V6 << 28
         index = (address - _FPB - 8) // 4
         if 0 <= index < len(self._comparators):
             return self._comparators[index]
         index, part = divmod(address - _DWT_COMP, 16)
-        if 0 <= index < _WATCHPOINTS and part < 12:
+        if 0 <= index < len(self._watchpoints) and part < 12:
             value = self._watchpoints[index][part // 4]
             if part == 8:  # reading FUNCTION clears MATCHED
                 self._watchpoints[index][2] &= ~_MATCHED
@@ -194,7 +200,7 @@ class CoreDebug:
         elif 0 <= (address - _FPB - 8) // 4 < len(self._comparators):
             self._comparators[(address - _FPB - 8) // 4] = value
             self._set_breakpoints()
-        elif 0 <= address - _DWT_COMP < 16 * _WATCHPOINTS and address & 0xC != 0xC:
+        elif 0 <= address - _DWT_COMP < 16 * len(self._watchpoints) and address & 0xC != 0xC:
             index, part = divmod(address - _DWT_COMP, 16)
             self._watchpoints[index][part // 4] = value
             self._set_watchpoints()
@@ -219,7 +225,10 @@ class CoreDebug:
         return value
 
     def _control(self, value: int) -> None:
-        self.enabled = bool(value & _DEBUGEN)
+        if self.enabled != bool(value & _DEBUGEN):
+            self.enabled = not self.enabled
+            self._set_breakpoints()
+            self._set_watchpoints()
         self.masks_interrupts = self.enabled and bool(value & _MASKINTS)
         if not self.enabled:
             self.halted = False
@@ -323,7 +332,7 @@ class CoreDebug:
         if self._board is None:
             return
         places = []
-        for comparator, mask, function in self._watchpoints:
+        for comparator, mask, function in self._watchpoints if self.enabled else ():
             if self._is_v8:
                 # MATCH 4 to 6, ACTION: a debug event, DATAVSIZE: bytes as a power of two
                 match = function & 0xF if function >> 4 & 3 == 1 else 0
@@ -339,7 +348,7 @@ class CoreDebug:
         if self._board is None:
             return
         addresses: set[int] = set()
-        if self._fp_control & 1:
+        if self._fp_control & 1 and self.enabled:
             for value in self._comparators:
                 if not value & 1:
                     continue

@@ -41,9 +41,14 @@ class Controller(Protocol):
     def store(self, address: int, data: bytes) -> bytes:
         """A store to the flash, of 1, 2 or 4 bytes; returns what is read there afterwards.
 
+        What waits for the rest of a programming unit may be seen there already.
+
         Raises:
             BoardFault: the bus answers with an error.
         """
+
+    def give_up(self) -> None:
+        """Forgets what waits for the rest of a programming unit: a reset does so."""
 
 
 class LooseCells:

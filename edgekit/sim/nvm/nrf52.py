@@ -88,6 +88,9 @@ class Nvmc(Device):
     def erase_all(self) -> None:
         self.erase(self._regions)
 
+    def give_up(self) -> None:
+        pass
+
     def programs(self, address: int) -> bool:
         return self.peek(self.CONFIG) == self._WRITE
 

@@ -180,6 +180,10 @@ class Flash(StmFlash):
         else:
             self._raise(bank, _WRPERR)
 
+    def give_up(self) -> None:
+        for bank in self._latches:
+            self._give_up(bank)
+
     def _give_up(self, bank: int) -> None:
         latch = self._latches[bank]
         if latch.base is not None:

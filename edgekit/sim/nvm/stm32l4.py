@@ -146,7 +146,7 @@ class Flash(StmFlash):
         if value & _STRT:
             self._start(value)
         if not value & _PG:
-            self._latch.drop()
+            self.give_up()
         if value & _LOCK:
             self.lock.close()
         if value & _OPTLOCK or value & _LOCK:
@@ -209,7 +209,7 @@ class Flash(StmFlash):
             problem = _PGAERR
         if problem:
             self._raise(problem)
-            self._give_up()
+            self.give_up()
             return read(address, len(data))
         unit = self._latch.put(address, data)
         if unit is None:
@@ -221,7 +221,7 @@ class Flash(StmFlash):
             problem = _WRPERR
         elif old.strip(b"\xff") and unit.strip(b"\0"):
             problem = _PROGERR  # only zeros may be written over what is written
-        self._give_up()
+        self.give_up()
         if problem:
             self._raise(problem)
         else:
@@ -229,8 +229,7 @@ class Flash(StmFlash):
             self._done()
         return read(address, len(data))
 
-    def _give_up(self) -> None:
-        """What was latched is not in the cells."""
+    def give_up(self) -> None:
         if self._latch.base is not None:
             self.board.write_memory(self._latch.base, self._latch.old)
         self._latch.drop()
