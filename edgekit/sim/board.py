@@ -918,6 +918,7 @@ class Board:
     # what went wrong
 
     def _fail(self, message: str, address: int) -> None:
+        self._pending_error = None
         self.fault = Fault(message, self.image.place(address))
         raise self.fault
 

@@ -406,6 +406,24 @@ def test_code_in_ram_runs_up_to_its_breakpoint(board: Start, tmp_path: Path) -> 
     assert cpu.register(1) == 7
 
 
+def test_a_debugger_takes_over_after_a_fault(board: Start, tmp_path: Path) -> None:
+    """A program that jumped to where no code can be has locked up; other code runs all the same."""
+    runner = board(source="void program(void) { ((void (*)(void))0x97b1165fu)(); }")
+    cpu = Cpu(runner)
+    deadline = time.monotonic() + 20
+    while runner.error is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "jump to 0x97b1165e" in str(runner.error)
+    assert cpu.status & 1 << 19  # S_LOCKUP
+    cpu.halt()
+    for offset, byte in enumerate(assemble(tmp_path, "movs r1, #7\nbkpt #0")):
+        cpu.write(RAM + offset, byte, 1)
+    cpu.set_register(PC, RAM)
+    cpu.go()
+    cpu.wait()
+    assert cpu.register(1) == 7
+
+
 def test_floating_point_registers(board: Start) -> None:
     cpu = Cpu(board())
     cpu.halt()
