@@ -65,7 +65,10 @@ def command(
     \b
       edgekit sim nucleo-l4r5zi firmware/firmware.elf --debug-port 7184
       # openocd -f interface/stlink.cfg -c "hla_stlink_backend tcp 7184" -f target/stm32l4x.cfg
-      # pyocd gdbserver --uid remote:127.0.0.1:7184 --target cortex_m
+      # gdb-multiarch firmware/firmware.elf -ex "target extended-remote localhost:3333"
+    \b
+      edgekit sim nrf52840dk firmware/firmware.elf --debug-port 7184
+      # pyocd gdbserver --uid remote:127.0.0.1:7184 --target nrf52840
     """
     from edgekit.errors import UsageError
     from edgekit.links.virtual import VirtualLink, find_elf
@@ -108,6 +111,9 @@ def command(
         interrupted = False
         try:
             link.wait()
+            while link.debug_port is not None:  # a debugger may look at what has stopped
+                console.warn(link.take_fault())
+                link.wait()
         except KeyboardInterrupt:
             interrupted = True
         found = link.state()

@@ -79,4 +79,5 @@ def flash(job: Job, progress: Progress) -> Report:
         text = run_tool(command, where=port, signs=_SIGNS, on_text=show)
     if "Device programmed" not in text:
         raise failure(command, port, text, "did not finish", _SIGNS)
-    return Report(NAME, tool_version(TOOL), port, written(job), "the boot loader starts only what has the right CRC")
+    verified = "the boot loader starts only what has the right CRC"
+    return Report(NAME, tool_version(TOOL), port, written(job), verified)

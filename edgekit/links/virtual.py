@@ -219,6 +219,12 @@ class VirtualLink:
         while self._fault is None:
             self._collect(1.0)
 
+    def take_fault(self) -> str:
+        """What stopped the board, and where; it is not raised any more."""
+        fault, self._fault = self._fault or {}, None
+        where = fault.get("where")
+        return f"the virtual board stopped: {fault.get('what')}" + (f" ({where})" if where else "")
+
     def state(self) -> dict[str, Any]:
         """``running``, ``reports`` (what a real board would not forgive), ``instructions``
         since the start, ``clock_hz`` from the clock registers, ``flash_operations`` (pages

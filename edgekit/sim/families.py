@@ -80,7 +80,7 @@ def nonvolatile(target: Target) -> tuple[Region, ...]:
 
 def has_debug_port(target: Target) -> bool:
     """Whether a debugger can be attached to a virtual board of this target."""
-    return "family" in target.sim and hasattr(_module(target), "wiring")
+    return target.sim.get("family") in family_names() and hasattr(_module(target), "wiring")
 
 
 def wiring(target: Target) -> Wiring:

@@ -140,7 +140,10 @@ def test_damaged_and_doubled_packets(loader: Pair, seed: int) -> None:
     assert flash.read(ORIGIN, 3000) == content
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_FIXTURE = HealthCheck.function_scoped_fixture
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[_FIXTURE])
 @given(st.lists(st.one_of(st.binary(max_size=40), st.binary(min_size=4, max_size=40)), max_size=8))
 def test_any_bytes(tmp_path: Path, parts: list[bytes]) -> None:
     flash = FlashMemory(TARGET, tmp_path)

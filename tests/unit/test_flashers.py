@@ -164,7 +164,7 @@ FAILURES = [
     ("pyocd", "No connected debug probe matches unique ID '066A'", "there is no debug probe", 6),
     ("pyocd", "0001189 W NRF52840 APPROTECT enabled: not automatically", "keeps debuggers", 6),
     ("pyocd", "0001151 C Error: 1 [__main__]", "the chip is another one", 6),
-    ("pyocd", "[---|---|\n[==0002507 C Error: [Errno 32] Broken pipe [__main__]", "in the middle", 6),
+    ("pyocd", "[---|---|\n[==0002507 C Error: [Errno 32] Broken pipe", "in the middle", 6),
     ("pyocd", "No available debug probes are connected", "there is no debug probe", 6),
     ("pyocd", "STLink error (9): Get IDCODE error", "does not reach the chip", 6),
     ("pyocd", "usb.core.USBError: [Errno 16] Resource busy", "in use by another program", 6),
