@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -337,6 +338,34 @@ def test_gdb_loads_and_debugs_a_firmware(
     assert "Hardware watchpoint" in said and "Old value" in said, said
     assert link.state()["rom"] is False
     infer(f"pty:{link.port}", firmware)
+
+
+def test_a_board_with_a_debug_port_outlives_a_fault(tmp_path: Path) -> None:
+    """A debugger is to see what went wrong: Ctrl-C ends the board, and nothing else."""
+    from sim_programs import build
+
+    source = "void program(void) { ((void (*)(void))0x97b1165fu)(); }"
+    elf = build(tmp_path, source, flash=0x08000000)
+    command = [sys.executable, "-m", "edgekit", "sim", "nucleo-l4r5zi", str(elf)]
+    with subprocess.Popen(
+        [*command, "--debug-port", "0"], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as board:
+        assert board.stderr is not None
+        lines = [board.stderr.readline() for _ in range(3)]
+        assert "its debug port is tcp:127.0.0.1:" in lines[1]
+        assert "the virtual board stopped: jump to 0x97b1165e" in lines[2]
+        assert board.poll() is None
+        port = int(lines[1].partition("tcp:127.0.0.1:")[2].partition(",")[0])
+        if is_installed("openocd"):
+            said = run(
+                "openocd", *adapter("hla", port), "-c", "gdb_port disabled", *QUIET,
+                "-f", "target/stm32l4x.cfg", "-c", "init", "-c", "halt", "-c", "reg pc",
+                "-c", "shutdown", cwd=tmp_path,
+            )  # fmt: skip
+            assert "pc (/32): 0x97b1165e" in said.stdout + said.stderr
+        board.send_signal(signal.SIGINT)
+        board.communicate(timeout=20)
+        assert board.returncode == 0
 
 
 def test_pyocd_runs_commands_on_a_running_firmware(

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tty
@@ -160,6 +161,11 @@ GOLDEN: list[tuple[str, int, str]] = [
         "error: --boot-rom is for boards with --state FOLDER",
     ),
     (
+        "sim mps2-an386 firmware --debug-port 0",
+        2,
+        "error: the virtual mps2-an386 has no debug port\n  at: mps2-an386",
+    ),
+    (
         "sim mps2-an386 --state other",
         2,
         "error: the virtual mps2-an386 has no boot ROM\n"
@@ -241,6 +247,17 @@ def test_a_port_in_use(place: Path) -> None:
         f"error: {name} is in use by another program\n"
         f"  at: {name}\n"
         f"  try: end the monitor or IDE that has it open (fuser {name} names it)",
+    )
+
+
+def test_a_debug_port_in_use(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        found = edgekit("sim", NAME, "firmware", "--debug-port", str(port), cwd=place)
+    assert found == (
+        6,
+        f"error: cannot open the debug port tcp:{port}: Address already in use\n"
+        "  try: --debug-port 0 takes any free one",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -39,7 +40,7 @@ class DebugServer:
             self._server = socket.create_server(("127.0.0.1", port))
         except OSError as error:
             raise DeviceError(
-                f"cannot open the debug port tcp:{port}: {error.strerror}",
+                f"cannot open the debug port tcp:{port}: {os.strerror(error.errno or 0)}",
                 fix="--debug-port 0 takes any free one",
             ) from None
         self.port = int(self._server.getsockname()[1])
