@@ -14,6 +14,7 @@ them whose effect on channels is not known.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -430,6 +431,33 @@ def _cut(call: Call, into: NDArray[Any], out: NDArray[Any]) -> Part:
     return Part(copy_of(layer, **changes), weights)
 
 
+def multiplications(channels: Channels) -> dict[int, float]:
+    """Multiply-accumulates of one inference that go with a class, made and read."""
+    found: dict[int, float] = {}
+    graph = channels.graph
+
+    def add(numbers: NDArray[Any], each: float) -> None:
+        for number in numbers.tolist():
+            root = channels.find(number)
+            found[root] = found.get(root, 0.0) + each
+
+    for call in graph.calls:
+        if call.kind not in (*_KERNELS, *_SEPARABLE, *_DEPTHWISE) or len(call.inputs) != 1:
+            continue
+        shapes = [graph.shapes[t] for t in (call.outputs[0], call.inputs[0])]
+        transposed = call.kind.endswith("Transpose")
+        places = math.prod(int(d or 1) for d in shapes[1 if transposed else 0][1:-1])
+        # a kernel's weights are each used once at every place
+        kernels = call.layer.get_weights()
+        size = sum(w.size for w in kernels if w.ndim >= 2) * places
+        source, result = (channels.labels.get(t) for t in (call.inputs[0], call.outputs[0]))
+        if result is not None:
+            add(result, size / len(result))
+        if source is not None and call.kind not in _DEPTHWISE:
+            add(source, size / len(source))
+    return found
+
+
 # -- how much a channel matters ------------------------------------------------------------
 
 
@@ -484,11 +512,11 @@ def _factor(graph: KerasGraph, layer: Any) -> Any:
 
 
 def saliencies(channels: Channels, products: Callable[[Any], NDArray[Any]]) -> dict[int, float]:
-    """First-order estimate of what removing a class does to the loss, squared.
+    """First-order estimate of what removing a class does to the loss.
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv:1906.10771
     (2019), eq. 8: the square of the sum of gradient times value over a filter's parameters,
-    averaged over batches.
+    averaged over batches; here its root.
 
     Args:
         channels: what :func:`analyse` found.
@@ -504,4 +532,4 @@ def saliencies(channels: Channels, products: Callable[[Any], NDArray[Any]]) -> d
         for place, number in enumerate(numbers.tolist()):
             root = channels.find(number)
             totals[root] = totals.get(root, 0.0) + found[:, place]
-    return {number: float((values**2).mean()) for number, values in totals.items()}
+    return {number: float((values**2).mean() ** 0.5) for number, values in totals.items()}

@@ -210,3 +210,30 @@ def test_images_of_another_size_share_the_weights(mlperf: Path) -> None:
     flat = dense.Model(image, dense.layers.Dense(2)(dense.layers.Flatten()(image)))
     with pytest.raises(ModelError, match="cannot be built"):
         KerasTrainable(read_graph(dense, flat)).at_size(4, 4)
+
+
+def test_keras_3_models_compute_the_same_in_keras_2(seed: int) -> None:
+    from edgekit.compress.bridge import to_keras2
+
+    keras = frameworks.keras3()
+    for number in range(MODELS):
+        model = random_model(keras, seed + 200 + number)
+        bridged = to_keras2(read_graph(keras, model))
+        assert bridged.keras.__name__ == "tf_keras"
+        wanted = outputs(model, (8, 6, 3))
+        np.testing.assert_allclose(
+            outputs(bridged.model, (8, 6, 3)), wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()
+        )
+        again = to_keras2(bridged)
+        assert again is bridged
+
+
+def test_what_keras_2_does_not_know_is_named() -> None:
+    from edgekit.compress.bridge import to_keras2
+
+    keras = frameworks.keras3()
+    image = keras.Input((4, 4, 3))
+    x = keras.ops.relu(keras.layers.Conv2D(4, 1)(image))
+    model = keras.Model(image, keras.layers.Flatten()(x))
+    with pytest.raises(ModelError, match=r"Relu '\w+' has no counterpart in Keras 2"):
+        to_keras2(read_graph(keras, model))
