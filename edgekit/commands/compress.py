@@ -154,7 +154,7 @@ def command(
     from edgekit.compress import recipe as recipes
     from edgekit.convert import normalization
     from edgekit.convert.calibration import Reading
-    from edgekit.errors import UsageError
+    from edgekit.errors import LimitError, UsageError
 
     if (recipe is None) == (technique is None):
         raise UsageError(
@@ -195,6 +195,12 @@ def command(
         _print(report, output)
     for warning in report.warnings:
         console.warn(warning)
+    if report.exceeded:
+        raise LimitError(
+            f"the result takes {', '.join(report.exceeded)} after training",
+            target,
+            "a budget a few percent tighter",
+        )
 
 
 def _print(report: Report, output: Path) -> None:

@@ -55,7 +55,7 @@ def to_int8(graph: KerasGraph, samples: Examples, name: str, *, isolated: bool =
 
 
 def for_shape(graph: KerasGraph, samples: Examples) -> bytes:
-    """The model as full-integer file in a hurry: right in its shapes, poor in its ranges.
+    """The model as full-integer file in a hurry: right in its shapes, rough in its ranges.
 
     Raises:
         ModelError: the converter cannot quantise the model.
@@ -71,9 +71,8 @@ def for_shape(graph: KerasGraph, samples: Examples) -> bytes:
                 f"layer '{layer.name}'",
                 "unroll=True when the model is built",
             )
-    few = samples.first(8)
     traced = sources.traced_keras(graph.model, graph.model.name)
-    return quantize.quantize(traced, samples=Samples("npz", few.inputs, None))
+    return quantize.quantize(traced, samples=Samples("npz", samples.inputs, None))
 
 
 def score(content: bytes, examples: Examples, task: Task) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +66,9 @@ def load(
         if source.format == "tflite":
             content: bytes | Path = source.path
         else:
-            from edgekit.convert.quantize import to_float_tflite
+            from edgekit.convert.quantize import float_tflite
 
-            content = to_float_tflite(sources.load(source, signature=signature))
+            content = float_tflite(sources.load(source, signature=signature))
         keras, model = lift(read_model(content))
         loaded = Loaded(source, keras_graph.read_graph(keras, model), True)
     _require_one_output(loaded)
@@ -103,7 +105,7 @@ def ports(graph: KerasGraph) -> tuple[Port, ...]:
 
 
 def save(graph: KerasGraph, path: Path) -> None:
-    """Writes the model in its own generation's format, by rename.
+    """Writes the model in its own generation's format, by rename; equal models, equal bytes.
 
     Raises:
         ModelError: Keras cannot save it.
@@ -112,6 +114,8 @@ def save(graph: KerasGraph, path: Path) -> None:
     try:
         with frameworks.captured_output():
             graph.model.save(str(temporary))
+        if path.suffix == ".keras":
+            _without_dates(temporary)
         temporary.replace(path)
     except (KeyboardInterrupt, MemoryError):
         raise
@@ -120,6 +124,18 @@ def save(graph: KerasGraph, path: Path) -> None:
         raise ModelError(f"Keras cannot save the model: {text}", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _without_dates(path: Path) -> None:
+    """Rewrites a ``.keras`` archive without the time at which it was made."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(contents["metadata.json"])
+    metadata.pop("date_saved", None)
+    contents["metadata.json"] = json.dumps(metadata).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def restore(keras: Any, path: Path) -> KerasGraph:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edgekit.compress.training import Progress
 
 #: How much a figure must change to count as changed.
-_NOTEWORTHY = 0.01
+_NOTEWORTHY = 0.03
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ class Report:
     files: Mapping[str, str]
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    #: budgets that the result does not keep to after all
+    exceeded: tuple[str, ...] = ()
 
 
 def compress(
@@ -229,6 +231,12 @@ def _compress(
         files={},
         remarks=remarks(before, after[0], subject),
         warnings=tuple(dict.fromkeys(warnings)),
+        exceeded=tuple(
+            text
+            for step in recipe.steps
+            if hasattr(step.module, "exceeded")
+            for text in step.module.exceeded(step.settings, after[0].footprint)
+        ),
     )
     return _write(request, loaded, subject, after[1], report)
 

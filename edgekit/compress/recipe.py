@@ -15,6 +15,7 @@ A recipe is read whole and checked, every complaint with its line, before anythi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,12 +107,6 @@ def make_recipe(technique: str, settings: Sequence[str]) -> Recipe:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--set wants KEY=VALUE, not '{setting}'")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if not isinstance(value, (bool, int, float, list, dict)):
-            value = text
         place = tree
         *folders, last = key.strip().split(".")
         for folder in folders:
@@ -119,10 +114,21 @@ def make_recipe(technique: str, settings: Sequence[str]) -> Recipe:
             if not isinstance(inner, dict):
                 raise UsageError(f"--set {key}: '{folder}' has a value of its own already")
             place = inner
-        place[last] = value
-    # JSON is YAML, and keeps every value as it was meant
-    text = json.dumps({"steps": [{technique: tree} if tree else technique]})
+        place[last] = _Text(text.strip())
+    text = f"{{steps: [{_flow({technique: tree}) if tree else json.dumps(technique)}]}}"
     return _parse(YamlFile(Path("--set" if tree else "--technique"), text), technique)
+
+
+class _Text(str):
+    """A value as it stands on the command line."""
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line; what looks like a number, a list or a mapping is left as it is."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)}: {_flow(v)}" for k, v in value.items()) + "}"
+    plain = re.fullmatch(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?|true|false|yes|no|null", value)
+    return value if plain or value[:1] in ("[", "{") else json.dumps(value)
 
 
 def _parse(file: YamlFile, name: str) -> Recipe:

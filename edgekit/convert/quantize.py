@@ -118,17 +118,17 @@ def quantize(
     return result
 
 
-def to_float_tflite(model: FloatModel) -> bytes:
-    """The float model as ``.tflite`` bytes, nothing quantised.
+def float_tflite(model: FloatModel) -> bytes:
+    """The model as a float ``.tflite`` file: batch norms folded, activations fused, no more.
 
     Raises:
-        ConversionFailed: the converter has no form for an operator, or failed otherwise.
+        ConversionFailed: TensorFlow Lite has no form for an operator.
     """
-    lite = frameworks.tensorflow().lite
+    tf = frameworks.tensorflow()
     with frameworks.captured_output() as printed, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            converter = lite.TFLiteConverter.from_concrete_functions([model.function])
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([model.function])
             result: bytes = bytes(converter.convert())
         except (KeyboardInterrupt, MemoryError):
             raise

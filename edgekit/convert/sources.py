@@ -36,6 +36,8 @@ from edgekit.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.graph import Model
+
 Format = Literal["keras", "h5", "savedmodel", "tflite"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -90,6 +92,38 @@ class FloatModel:
         tf = frameworks.tensorflow()
         results = self.function(*(tf.constant(array) for array in sample))
         return [result.numpy() for result in results]
+
+
+@dataclass(frozen=True)
+class FloatFile:
+    """A float ``.tflite`` file that runs like a :class:`FloatModel`; see :func:`open_file`."""
+
+    model: Model
+    runner: Any
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return tuple(Port(t.name, t.shape, t.dtype) for t in self.model.input_tensors)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return tuple(Port(t.name, t.shape, t.dtype) for t in self.model.output_tensors)
+
+    def run(self, sample: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for one sample, whose arrays have the ports' shapes and types."""
+        results: list[NDArray[Any]] = self.runner.invoke(*sample)
+        return results
+
+
+def open_file(model: Model) -> FloatFile:
+    """A float ``.tflite`` model in TensorFlow Lite, in this process.
+
+    Raises:
+        ModelError: the runtime does not take the model.
+    """
+    from edgekit.runtimes import open_runner
+
+    return FloatFile(model, open_runner("litert", model.raw, isolated=False))
 
 
 def identify(path: Path) -> Source:

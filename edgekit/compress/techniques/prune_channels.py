@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 #: Shares that a budget tries: all multiples of this.
 _GRID = 1 / 32
 _MOST_SHARE = 31 / 32
+#: Training changes tables, and with them how many instructions a kernel takes; by less than this.
+_ROOM = 0.03
 #: How often the chosen size is checked on the virtual board and corrected.
 _ATTEMPTS = 6
+#: Samples that give a model of the right shape roughly the right ranges.
+_SHAPE_SAMPLES = 32
 
 
 @dataclass(frozen=True)
@@ -316,11 +320,26 @@ class _Limits:
     flash_bytes: int | None
 
     def allow(self, latency_us: float, ram_bytes: int, flash_bytes: int) -> bool:
+        """Whether figures of a model that is still to be trained leave enough room."""
+        left = 1 - _ROOM
         return (
-            (self.latency_us is None or latency_us <= self.latency_us)
+            (self.latency_us is None or latency_us <= left * self.latency_us)
             and (self.ram_bytes is None or ram_bytes <= self.ram_bytes)
-            and (self.flash_bytes is None or flash_bytes <= self.flash_bytes)
+            and (self.flash_bytes is None or flash_bytes <= left * self.flash_bytes)
         )
+
+
+def exceeded(settings: Settings, real: Footprint) -> list[str]:
+    """What a finished model takes too much of, in words."""
+    limits = _limits(settings)
+    found = []
+    if limits.latency_us is not None and (real.latency_us or 0.0) > limits.latency_us:
+        found.append(f"{(real.latency_us or 0) / 1000:.3g} ms (limit {settings.max_latency})")
+    if limits.ram_bytes is not None and (real.ram_bytes or 0) > limits.ram_bytes:
+        found.append(f"{real.ram_bytes:,} B of RAM (limit {settings.max_ram})")
+    if limits.flash_bytes is not None and (real.flash_bytes or 0) > limits.flash_bytes:
+        found.append(f"{real.flash_bytes:,} B of flash (limit {settings.max_flash})")
+    return found
 
 
 def _limits(settings: Settings) -> _Limits:
@@ -375,7 +394,7 @@ def _share_for_budget(subject: Subject, settings: Settings, session: Session) ->
     limits, target = _limits(settings), session.target
     if target is None:
         raise UsageError("a budget needs a target to be kept on", fix="--target NAME")
-    few = session.data.training.first(8)
+    few = session.data.training.first(_SHAPE_SAMPLES)
     found = _analysed(subject.graph, settings)
     scores = importance(found, settings, session)
     planned: dict[float, tuple[Forecast, bytes]] = {}
