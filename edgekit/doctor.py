@@ -128,11 +128,20 @@ TOOLS = (
         "STM32CubeProgrammer from st.com, its bin folder on PATH",
     ),
     Tool(
+        "stm32flash",
+        ("stm32flash",),
+        # it has no option for it, but names itself before it finds that this is no port
+        ("/dev/null",),
+        "flash of STM32 boards over the serial port of their boot ROM",
+        f"flash with stm32loader, openocd, pyocd or STM32_Programmer_CLI; {_VIRTUAL}",
+        "sudo apt install stm32flash",
+    ),
+    Tool(
         "stm32loader",
         ("stm32loader",),
         ("--version",),
         "flash of STM32 boards over the serial port of their boot ROM",
-        f"flash with openocd, pyocd or STM32_Programmer_CLI; {_VIRTUAL}",
+        f"flash with stm32flash, openocd, pyocd or STM32_Programmer_CLI; {_VIRTUAL}",
         "pip install stm32loader",
     ),
     Tool(

@@ -23,6 +23,7 @@ from edgekit.flashers import (
     flasher_names,
     load_flasher,
     make_piece,
+    takes_debug_port,
 )
 from edgekit.flashers._process import find_tool, is_installed
 from edgekit.records import Firmware
@@ -176,7 +177,10 @@ def _ask(order: Order, report: Report, port: str | None, notes: tuple[str, ...])
     if order.firmware is None:
         return Outcome(port, report, None, notes)
     if port is None:
-        more = "the board was not asked who it is: no serial port of it is known (--port)"
+        more = (
+            "the board was not asked who it is: the port of its console is not known "
+            "(edgekit bench FIRMWARE --port PORT asks)"
+        )
         return Outcome(port, report, None, (*notes, more))
     identity, said = _who(order.firmware, order.target, port)
     return Outcome(port, report, identity, (*notes, *said))
@@ -206,11 +210,14 @@ def plan(order: Order) -> tuple[Flasher, tuple[PlanStep, ...]]:
         entry = _virtual_entry(order)
         if entry is None:
             raise UsageError(
-                f"a virtual {order.target.name} has no boot ROM: it starts with the ELF file",
+                f"a virtual {order.target.name} has neither boot ROM nor debug port: it starts "
+                "with the ELF file",
                 f"--port {order.port}",
             )
         flasher = load_flasher(str(entry["name"]))
-        return flasher, flasher.plan(_job(order, entry))
+        # the debug port gets its number when the board starts
+        job = replace(_job(order, entry), debug_port=0 if flasher.NEEDS == "probe" else None)
+        return flasher, flasher.plan(job)
     try:
         way = find_way(order)
     except (DeviceError, MissingDependency):
@@ -316,7 +323,7 @@ def _reach(
     serial_path = path if baud.isdigit() and path else rest
     talk = order.port if kind in ("serial", "pty") else None
     if need == "serial" and talk is not None:
-        return Way(flasher, replace(job, port=serial_path), talk)
+        return Way(flasher, replace(job, port=serial_path), _console(entry, talk), notes)
     devices = found.of(*(k for k in (_KIND_OF_NEED.get(need),) if k is not None))  # type: ignore[arg-type]
     if order.serial_number is not None:
         devices = tuple(d for d in devices if d.serial_number == order.serial_number)
@@ -332,11 +339,21 @@ def _reach(
         )
     if need == "serial":
         path = device.where.partition(":")[2]
-        return Way(flasher, replace(job, port=path), device.where, notes)
+        return Way(flasher, replace(job, port=path), _console(entry, device.where), notes)
     if need == "volume":
         return Way(flasher, replace(job, volume=Path(device.where)), talk, notes)
     job = replace(job, serial_number=device.serial_number)
     return Way(flasher, job, talk or _port_of_probe(device, found), notes)
+
+
+def _console(entry: Mapping[str, Any], port: str) -> str | None:
+    """The port that the board was flashed through, when its firmware speaks there, too.
+
+    ``console: no`` in a flasher's settings: the boot loader has a port of its own. Behind a
+    pseudo-terminal is a virtual board, which has one line for both.
+    """
+    separate = entry.get("console") is False and not port.startswith("pty:")
+    return None if separate else port
 
 
 def _fitting_probes(probes: tuple[Attached, ...], target: Target) -> tuple[Attached, ...]:
@@ -358,40 +375,62 @@ def _port_of_probe(probe: Attached, found: Found) -> str | None:
 
 
 def _virtual_entry(order: Order) -> dict[str, Any] | None:
-    """The flasher that speaks the protocol of the virtual board's ROM; ``None``: it has none."""
-    protocol = order.target.sim.get("rom", {}).get("protocol")
-    if protocol is None:
+    """The flasher that reaches a virtual board: through its boot ROM, or its debug port.
+
+    Of several an installed one is taken, the boot ROM's first. ``None``: there is no way.
+    """
+    from edgekit.sim.families import has_debug_port
+
+    target = order.target
+    protocol = target.sim.get("rom", {}).get("protocol")
+    rom_need = None if protocol is None else "volume" if protocol == "uf2" else "serial"
+    by_rom, by_debug_port = [], []
+    for entry in target.flashers:
+        flasher = load_flasher(str(entry["name"]))
+        if order.flasher not in (None, entry["name"]):
+            continue
+        if rom_need == flasher.NEEDS:
+            by_rom.append(dict(entry))
+        elif has_debug_port(target) and takes_debug_port(flasher):
+            by_debug_port.append(dict(entry))
+    ways = by_rom + by_debug_port
+    for entry in ways:
+        tool = load_flasher(str(entry["name"])).TOOL
+        if tool is None or is_installed(tool):
+            return entry
+    if ways:
+        return ways[0]
+    if order.flasher is None and protocol is None:
         return None
-    need = "volume" if protocol == "uf2" else "serial"
-    for entry in order.target.flashers:
-        named = order.flasher in (None, entry["name"])
-        if named and need == load_flasher(str(entry["name"])).NEEDS:
-            return dict(entry)
     raise UsageError(
-        f"no flasher of {order.target.name} speaks what the virtual board's boot ROM speaks",
-        f"--flasher {order.flasher}" if order.flasher else order.target.name,
+        f"no flasher of {target.name} reaches the virtual board's boot ROM or debug port"
+        if order.flasher is None
+        else f"{order.flasher} does not reach a virtual {target.name}",
+        f"--flasher {order.flasher}" if order.flasher else target.name,
     )
 
 
 def _flash_virtual(order: Order, rest: str, progress: Progress) -> Outcome:
-    """Starts an erased board, or the one of ``state=FOLDER``, in its boot ROM, and flashes it.
+    """Starts an erased board, or the one of ``state=FOLDER``, and flashes it through its boot
+    ROM or its debug port.
 
-    A board without a ROM, or one whose tool is not installed, starts with the ELF file instead.
+    A board that has neither, or whose tool is not installed, starts with the ELF file instead.
     """
     state = re.search(r"(?:^|,)state=([^,]+)", rest)
     entry = _virtual_entry(order)
     if entry is not None:
         flasher = load_flasher(str(entry["name"]))
-        if state is not None and flasher.TOOL is not None:
+        if (state is not None or order.flasher is not None) and flasher.TOOL is not None:
             find_tool(flasher.TOOL)
         if flasher.TOOL is None or is_installed(flasher.TOOL):
             if state is not None:
-                return _through_rom(order, flasher, entry, Path(state.group(1)), progress)
+                return _through_board(order, flasher, entry, Path(state.group(1)), progress)
             with tempfile.TemporaryDirectory(prefix="edgekit-board-") as folder:
-                return _through_rom(order, flasher, entry, Path(folder), progress)
+                return _through_board(order, flasher, entry, Path(folder), progress)
     elif state is not None:
         raise UsageError(
-            f"a virtual {order.target.name} has no boot ROM: it starts with the ELF file",
+            f"a virtual {order.target.name} has neither boot ROM nor debug port: it starts with "
+            "the ELF file",
             f"--port {order.port}",
             "--port virtual",
         )
@@ -402,13 +441,13 @@ def _flash_virtual(order: Order, rest: str, progress: Progress) -> Outcome:
     note = (
         f"{entry['name']} is not installed: the board was started with the ELF file"
         if entry
-        else "this board has no boot ROM: it was started with the ELF file"
+        else "this board has neither boot ROM nor debug port: it was started with the ELF file"
     )
     identity, said = _who(order.firmware, order.target, order.port)
     return Outcome(order.port, None, identity, (note, *said))
 
 
-def _through_rom(
+def _through_board(
     order: Order, flasher: Flasher, entry: Mapping[str, Any], state: Path, progress: Progress
 ) -> Outcome:
     from edgekit.links.virtual import VirtualLink
@@ -420,9 +459,19 @@ def _through_rom(
             f"the board's state cannot be kept here: {error.strerror}", str(state)
         ) from None
     elf = order.firmware.elf if order.firmware is not None else None
-    board = VirtualLink(order.target, elf, connect=False, state=state, boot_rom=True)
+    by_probe = flasher.NEEDS == "probe"
+    board = VirtualLink(
+        order.target,
+        elf,
+        connect=False,
+        state=state,
+        boot_rom=not by_probe,
+        debug_port=0 if by_probe else None,
+    )
     try:
-        job = replace(_job(order, entry), port=board.port, volume=board.volume)
+        job = replace(
+            _job(order, entry), port=board.port, volume=board.volume, debug_port=board.debug_port
+        )
         report = flasher.flash(job, progress)
         outcome = _ask(order, report, f"pty:{board.port}", ())
         return replace(outcome, port=order.port)

@@ -27,6 +27,12 @@ from edgekit import console
 @click.option(
     "--boot-rom", is_flag=True, help="Hold the boot pin or button at power-on (with --state)."
 )
+@click.option(
+    "--debug-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Open the chip's debug port on a TCP port of this machine (0: any free one).",
+)
 @click.option("--profile", is_flag=True, help="Count what the timing models need, too.")
 @console.json_option
 def command(
@@ -35,6 +41,7 @@ def command(
     tcp: int | None,
     state: Path | None,
     boot_rom: bool,
+    debug_port: int | None,
     profile: bool,
     as_json: bool,
 ) -> None:
@@ -55,6 +62,13 @@ def command(
     \b
       edgekit sim nucleo-l4r5zi --state board
       # then: edgekit flash firmware --port pty:/dev/pts/7
+    \b
+      edgekit sim nucleo-l4r5zi firmware/firmware.elf --debug-port 7184
+      # openocd -f interface/stlink.cfg -c "hla_stlink_backend tcp 7184" -f target/stm32l4x.cfg
+      # gdb-multiarch firmware/firmware.elf -ex "target extended-remote localhost:3333"
+    \b
+      edgekit sim nrf52840dk firmware/firmware.elf --debug-port 7184
+      # pyocd gdbserver --uid remote:127.0.0.1:7184 --target nrf52840
     """
     from edgekit.errors import UsageError
     from edgekit.links.virtual import VirtualLink, find_elf
@@ -79,17 +93,27 @@ def command(
         connect=False,
         state=state,
         boot_rom=boot_rom,
+        debug_port=debug_port,
     )
     try:
         baud = target.link.get("baud", 115200)
         console.note(f"virtual {target.name} at {link.port}, {baud} baud; Ctrl-C ends it")
         if link.volume is not None:
             console.note(f"its boot ROM's drive is {link.volume}")
+        if link.debug_port is not None:
+            console.note(
+                f"its debug port is tcp:127.0.0.1:{link.debug_port}, for openocd "
+                f"(st-link backend tcp {link.debug_port}) and pyocd "
+                f"(--uid remote:127.0.0.1:{link.debug_port})"
+            )
         if "compiled" not in link.counter_title:
             console.warn(f"the board counts in {link.counter_title}")
         interrupted = False
         try:
             link.wait()
+            while link.debug_port is not None:  # a debugger may look at what has stopped
+                console.warn(link.take_fault())
+                link.wait()
         except KeyboardInterrupt:
             interrupted = True
         found = link.state()
@@ -99,6 +123,7 @@ def command(
             "kind": "simulated",
             "target": target.name,
             "port": link.port,
+            "debug_port": link.debug_port,
             **found,
         }
         counters = link.counters_or_none()

@@ -47,6 +47,8 @@ class Job:
     port: str | None = None
     #: serial number of the debug probe or DFU device; ``None`` when there is only one
     serial_number: str | None = None
+    #: TCP port on this machine with a virtual board's debug port, in place of a probe on USB
+    debug_port: int | None = None
     #: folder where a UF2 drive is mounted, for flashers that need "volume"
     volume: Path | None = None
     #: the file that the pieces come from, for tools that want an ELF file
@@ -97,6 +99,9 @@ class Flasher(Protocol):
     #: the tool's entry in :mod:`edgekit.doctor`, ``None`` when edgekit does it itself
     TOOL: str | None
 
+    # A flasher that needs a probe and takes a virtual board's debug port in place of one
+    # (:attr:`Job.debug_port`) says so with ``TAKES_DEBUG_PORT = True``.
+
     def plan(self, job: Job) -> tuple[PlanStep, ...]:
         """What :meth:`flash` will do. Touches nothing and needs no tool.
 
@@ -135,6 +140,11 @@ def load_flasher(name: str) -> Flasher:
         )
     module = importlib.import_module(f"edgekit.flashers.{name.replace('-', '_')}")
     return cast(Flasher, module)
+
+
+def takes_debug_port(flasher: Flasher) -> bool:
+    """Whether the flasher can use a virtual board's debug port."""
+    return bool(getattr(flasher, "TAKES_DEBUG_PORT", False))
 
 
 def make_piece(address: int, path: Path) -> Piece:

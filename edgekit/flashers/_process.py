@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from edgekit.errors import DeviceError, EdgekitError, MissingDependency
@@ -56,6 +57,12 @@ def is_installed(name: str) -> bool:
 
 def tool_version(name: str) -> str | None:
     """The version that a tool prints."""
+    return _version(name, find_tool(name)) if is_installed(name) else None
+
+
+@cache
+def _version(name: str, path: str) -> str | None:
+    """Asked once for each installation: some tools take a second to say it."""
     from edgekit.doctor import TOOLS, check_tools
 
     return check_tools([tool for tool in TOOLS if tool.name == name])[0].version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 
 from edgekit.errors import UsageError
 from edgekit.flashers import Job, PlanStep, Progress, Report, describe, written
@@ -15,23 +16,34 @@ TOOL = "adafruit-nrfutil"
 
 _SIGNS = (
     Sign(r"Permission denied", "no permission to open the port", "sudo usermod -aG dialout $USER"),
+    Sign(r"could not open port|No such file or directory", "the port went away", "check the cable"),
+    Sign(
+        r"returned no data|Input/output error|#[\s\S]*Timed out",
+        "the port went away",
+        "check power and cable, press reset twice, and flash again: an interrupted flash does no "
+        "harm",
+    ),
     Sign(
         r"No data received on serial port|Timed out|Failed to upgrade target",
         "no boot loader answers on the port",
         "press reset twice, so that the boot loader stays, and flash again",
     ),
-    Sign(r"could not open port|No such file or directory", "the port went away", "check the cable"),
 )
+#: The boot loader takes whole words.
+_WORD = 4
 
 
-def _commands(job: Job, package: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _commands(job: Job, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if len(job.pieces) != 1:
         raise UsageError(
             f"this boot loader takes one application, not {len(job.pieces)} pieces", job.target.name
         )
+    piece = job.pieces[0]
+    image = f"{folder}/firmware.bin" if piece.nbytes % _WORD else str(piece.path)
+    package = f"{folder}/firmware.zip"
     make = (
         TOOL, "dfu", "genpkg", "--dev-type", str(job.settings.get("dev_type", "0x0052")),
-        "--application", str(job.pieces[0].path), package,
+        "--application", image, package,
     )  # fmt: skip
     send = (
         TOOL, "--verbose", "dfu", "serial", "--package", package, "--port", job.port or "PORT",
@@ -41,7 +53,7 @@ def _commands(job: Job, package: str) -> tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def plan(job: Job) -> tuple[PlanStep, ...]:
-    make, send = _commands(job, "TEMPORARY-FOLDER/firmware.zip")
+    make, send = _commands(job, "TEMPORARY-FOLDER")
     return (
         PlanStep("pack the application with its CRC", make),
         PlanStep(f"send {describe(job.pieces)}, which the boot loader checks and starts", send),
@@ -57,10 +69,15 @@ def flash(job: Job, progress: Progress) -> Report:
         progress(min(1.0, 0.1 + 0.9 * text.count("#") / packets))
 
     with tempfile.TemporaryDirectory(prefix="edgekit-dfu-") as folder:
-        make, send = _commands(job, f"{folder}/firmware.zip")
+        make, send = _commands(job, folder)
+        content = job.pieces[0].path.read_bytes()
+        padding = b"\xff" * (-len(content) % _WORD)
+        if padding:
+            (Path(folder) / "firmware.bin").write_bytes(content + padding)
         run_tool([tool, *make[1:]], where=port, signs=_SIGNS)
         command = [tool, *send[1:]]
         text = run_tool(command, where=port, signs=_SIGNS, on_text=show)
     if "Device programmed" not in text:
         raise failure(command, port, text, "did not finish", _SIGNS)
-    return Report(NAME, tool_version(TOOL), port, written(job), "CRC checked by the boot loader")
+    verified = "the boot loader starts only what has the right CRC"
+    return Report(NAME, tool_version(TOOL), port, written(job), verified)

@@ -6,7 +6,7 @@ import re
 
 from edgekit.errors import UsageError
 from edgekit.flashers import Job, PlanStep, Progress, Report, describe, written
-from edgekit.flashers._modem_lines import environment
+from edgekit.flashers._modem_lines import environment, is_terminal
 from edgekit.flashers._process import Sign, failure, find_tool, run_tool, tool_version
 
 NAME = "stm32loader"
@@ -50,7 +50,7 @@ _SIGNS = (
 def plan(job: Job) -> tuple[PlanStep, ...]:
     port = job.port or "PORT"
     # a pseudo-terminal has no parity
-    parity = "none" if port.startswith("/dev/pts/") else str(job.settings.get("parity", "even"))
+    parity = "none" if is_terminal(port) else str(job.settings.get("parity", "even"))
     common = [
         TOOL, "--port", port, "--baud", str(job.settings.get("baud", 115200)), "--parity", parity,
         "--verbose",

@@ -61,6 +61,7 @@ class VirtualLink:
         state: Path | None = None,
         boot_rom: bool = False,
         power_loss_after: int | None = None,
+        debug_port: int | None = None,
     ) -> None:
         """Starts the board; without ``connect`` its terminal is left to another program.
 
@@ -68,6 +69,7 @@ class VirtualLink:
             state: folder of a board whose flash stays; ``elf`` only explains what runs then.
             boot_rom: hold the boot pin or button at power-on.
             power_loss_after: operations of the flash after which the supply is cut.
+            debug_port: TCP port for debuggers, 0 for any free one.
 
         Raises:
             UsageError: the target cannot be simulated, or the file is not for it.
@@ -97,6 +99,7 @@ class VirtualLink:
                 "state": str(state.resolve()) if state is not None else None,
                 "boot": "rom" if boot_rom else "auto",
                 "power_loss_after": power_loss_after,
+                "debug_port": debug_port,
             }
             self._ask_raw(setup)
             answer = self._answer(_START_S)
@@ -107,6 +110,8 @@ class VirtualLink:
             self.counter_title = str(answer["counter"])
             #: the drive that its boot ROM offers
             self.volume = Path(answer["volume"]) if answer.get("volume") else None
+            #: the TCP port on this machine where debuggers attach
+            self.debug_port: int | None = answer.get("debug_port")
             if tcp is None and connect:
                 self._terminal = open_terminal(self.port, target, None)
         except BaseException:
@@ -165,7 +170,7 @@ class VirtualLink:
         return answer
 
     def _ended(self) -> DeviceError:
-        from edgekit.sim.server import EXIT_POWER_LOSS
+        from edgekit.sim.rom.memory import EXIT_POWER_LOSS
 
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
@@ -214,9 +219,16 @@ class VirtualLink:
         while self._fault is None:
             self._collect(1.0)
 
+    def take_fault(self) -> str:
+        """What stopped the board, and where; it is not raised any more."""
+        fault, self._fault = self._fault or {}, None
+        where = fault.get("where")
+        return f"the virtual board stopped: {fault.get('what')}" + (f" ({where})" if where else "")
+
     def state(self) -> dict[str, Any]:
         """``running``, ``reports`` (what a real board would not forgive), ``instructions``
-        since the start, ``clock_hz`` from the clock registers."""
+        since the start, ``clock_hz`` from the clock registers, ``flash_operations`` (pages
+        erased and units programmed)."""
         return self._request({"do": "state"})
 
     def reset(self, *, boot_rom: bool = False) -> None:

@@ -12,8 +12,10 @@ timing     features to cycles
 system     the system control space: SysTick, NVIC, SCB, DWT
 uart       UARTs at bit level of their registers, and the line to the outside
 stm32      what the STM32 families share
-families   the families of chips, one module each: stm32l4, stm32g0, stm32u5, stm32h7,
-           rp2040, mps2
+families   the families of chips, one module each
+debug      the debug port, for OpenOCD, pyOCD and GDB
+nvm        flash controllers
+rom        boot ROMs and boot loaders of erased boards
 server     a board in a process of its own, and the messages to it
 ========== =====================================================================
 

@@ -27,13 +27,16 @@ from edgekit.sim.counter import (
 )
 from edgekit.sim.device import BoardFault, Bus
 from edgekit.sim.line import Line, MemoryLine
+from edgekit.sim.rom.memory import PowerLoss
 from edgekit.sim.symbols import Image
 from edgekit.sim.system import PENDSV, SVCALL, SYSTICK, SystemControl
 from edgekit.sim.timing import CoreModel, Cycles, estimate_cycles, model_for
 
 if TYPE_CHECKING:
+    from edgekit.sim.debug.core import CoreDebug
+    from edgekit.sim.nvm import Controller
     from edgekit.sim.rom.memory import FlashMemory
-    from edgekit.targets import Target
+    from edgekit.targets import Region, Target
 
 _PAGE = 4096
 _THUMB = 1
@@ -57,6 +60,34 @@ _MODELS = {
     "cortex-m33": "UC_CPU_ARM_CORTEX_M33",
 }
 _FPU = ("fpv4-sp-d16", "fpv5-d16", "fpv5-sp-d16")
+
+
+#: DFSR, ARMv7-M ARM C1.6.1: why the CPU halted
+HALTED, BKPT, DWTTRAP, VCATCH, EXTERNAL = 1, 2, 4, 8, 16
+
+
+class Replay:
+    """An instruction that is executed again because one of its stores was stopped.
+
+    Stores up to that one have been done; those after it are new.
+    """
+
+    def __init__(self, board: Board, address: int, held: bytes) -> None:
+        self._board = board
+        self._until: int | None = address
+        self._first = held
+        #: what the flash holds where something else was stored
+        self.held: list[tuple[int, bytes]] = []
+
+    def store(self, nvm: Controller, address: int, data: bytes) -> None:
+        if self._until is None:
+            self.held.append((address, nvm.store(address, data)))
+        elif address == self._until:
+            self._until = None
+            self.held.append((address, self._first))
+        else:
+            # the controller may have given up what this one had left
+            self.held.append((address, self._board.memory(address, len(data))))
 
 
 class Fault(DeviceError):
@@ -111,6 +142,8 @@ class Board:
         python_counter: count in Python even when C could be had.
         flash: flash memory that was programmed before; the firmware is then not loaded, but
             only explains what runs.
+        debug: the debug port's side of the CPU; a board that has one starts whatever is in its
+            flash, and waits for a debugger when nothing can run.
 
     Raises:
         UsageError: the target cannot be simulated, or the ELF file does not fit it.
@@ -126,6 +159,7 @@ class Board:
         line: Line | None = None,
         python_counter: bool = False,
         flash: FlashMemory | None = None,
+        debug: CoreDebug | None = None,
     ) -> None:
         try:
             import unicorn
@@ -152,6 +186,7 @@ class Board:
         self.model: CoreModel | None = model_for(target) if profile else None
         self._flash = [region for region in target.memory if region.kind in ("flash", "rom")]
         self._pending_error: str | None = None
+        self._power_loss: PowerLoss | None = None
         self._reset_wanted = False
         self._stop_wanted = False
         self._output_checked = False
@@ -159,10 +194,23 @@ class Board:
         self.settings = 0
         self._hz = 0.0
         self._hz_computed = -1
+        self.debug = debug
+        #: the flash's cells where they are kept in files
+        self.flash_memory = flash
+        #: programs the flash; ``None`` in families whose controller is not simulated
+        self.nvm: Controller | None = None
+        self._stops: dict[int, int] = {}
+        self._stopped_at: int | None = None
+        self._watches: list[int] = []
+        self._watched: int | None = None
+        #: a store to the flash that left something else there than it stored
+        self._odd_store: tuple[int, bytes] | None = None
+        self._replay: Replay | None = None
 
         self._uc: Any = self._unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
         self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
         self._interrupt: int | None = None
+        self._regions = (*target.memory, *self._family_regions())
         self._memory: list[tuple[int, int, mmap.mmap]] = []
         self._map_memory(flash)
         if flash is None:
@@ -181,13 +229,16 @@ class Board:
         self.bus = Bus()
         self.system: SystemControl
         self._boot_address = 0
+        self._pc = 0
+        if debug is not None:
+            debug.attach(self)
         self.reset()
 
     # memory
 
     def _map_memory(self, flash: FlashMemory | None) -> None:
         uc = self._unicorn
-        for region in self.target.memory:
+        for region in self._regions:
             nbytes = -(-region.nbytes // _PAGE) * _PAGE
             if flash is not None and region.kind == "flash":
                 memory = flash.map_of(region.origin)
@@ -203,6 +254,19 @@ class Board:
                 rights = uc.UC_PROT_ALL
             self._memory.append((region.origin, region.nbytes, memory))
             self._uc.mem_map_ptr(region.origin, nbytes, rights, _address_of(memory))
+
+    def add_information(self, address: int, data: bytes) -> None:
+        """Read-only memory that the factory has written: sizes, ids."""
+        first = address - address % _PAGE
+        place = self._find(first, 1)
+        if place is None:
+            nbytes = -(-(address + len(data) - first) // _PAGE) * _PAGE
+            memory = mmap.mmap(-1, nbytes)
+            memory[:] = b"\xff" * nbytes
+            self._memory.append((first, nbytes, memory))
+            rights = self._unicorn.UC_PROT_READ
+            self._uc.mem_map_ptr(first, nbytes, rights, _address_of(memory))
+        self.write_memory(address, data)
 
     def _load(self) -> None:
         for segment in self.image.segments:
@@ -243,6 +307,22 @@ class Board:
             raise UsageError(f"{self.target.name} has no memory at {address:#010x}")
         offset = address - place[0]
         place[2][offset : offset + len(data)] = data
+
+    def has_memory(self, address: int, nbytes: int) -> bool:
+        return self._find(address, nbytes) is not None
+
+    def is_flash(self, address: int) -> bool:
+        return self._kind(address) == "flash"
+
+    def is_read_only(self, address: int) -> bool:
+        """Whether it is neither flash nor RAM."""
+        return self._kind(address) in (None, "rom")
+
+    def _kind(self, address: int) -> str | None:
+        for region in self._regions:
+            if region.origin <= address < region.origin + region.nbytes:
+                return region.kind
+        return None
 
     def _word(self, address: int) -> int:
         return int.from_bytes(self.memory(address, 4), "little")
@@ -356,6 +436,11 @@ class Board:
                 f"{expected:,} Hz"
             )
 
+    @property
+    def reset_wanted(self) -> bool:
+        """Whether the chip has asked to be reset (boards with a debug port)."""
+        return self._reset_wanted
+
     def request_reset(self) -> None:
         self._reset_wanted = True
         self.attend(0)
@@ -399,6 +484,8 @@ class Board:
                 f"the link register says {self.image.place(back)}"
             )
         elif access == kind.UC_MEM_WRITE_PROT:
+            if self.nvm is not None and self.nvm.programs(address):
+                return self._store_to_flash(address, nbytes, value)
             what = f"write of {nbytes} bytes to flash at {address:#010x}"
         elif access == kind.UC_MEM_READ_UNMAPPED:
             what = f"read of {nbytes} bytes at {address:#010x}: the target has no memory there"
@@ -417,6 +504,8 @@ class Board:
         """What a reset pin does: memory stays, everything else starts again."""
         from edgekit.sim.families import assemble
 
+        if self.nvm is not None:
+            self.nvm.give_up()
         self.bus = Bus()
         core = str(self.target.core)
         self.system = SystemControl(
@@ -431,6 +520,8 @@ class Board:
         self.settings += 1
         self._interrupt = None
         self._reset_wanted = False
+        self._pending_error = None
+        self._odd_store = None
         self._output_checked = False
         self.counter.forget()
         self.counter.deadline = NEVER
@@ -438,7 +529,10 @@ class Board:
         for number in range(13):
             self._uc.reg_write(self._const.UC_ARM_REG_R0 + number, 0)
         self._uc.reg_write(self._const.UC_ARM_REG_PRIMASK, 0)
-        family.boot()
+        if self.debug is None:
+            family.boot()
+        else:
+            self.debug.boot(family)
 
     def start_at(self, table: int) -> None:
         """Starts at a vector table: stack pointer and reset handler.
@@ -505,10 +599,21 @@ class Board:
         try:
             self._uc.emu_start(self._pc | _THUMB, _NOWHERE)
         except self._unicorn.UcError as raised:
+            if self._power_loss is not None:
+                raise self._power_loss from None
             error = raised
         self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
         event, self.counter.event = self.counter.event, EVENT_NONE
         self.counter.raise_error()
+        if self._odd_store is not None:
+            self._finish_store()
+            return
+        if self._stopped_at is not None and self.debug is not None:
+            self._stop_at_breakpoint(self._stopped_at)
+            return
+        if self._watched is not None and self.debug is not None:
+            self._stop_at_watchpoint(self._watched)
+            return
         if self._pending_error is not None:
             self._fail(self._pending_error, self._pc)
         if event == EVENT_REFUSED:
@@ -532,7 +637,8 @@ class Board:
         self.counter.deadline = NEVER
         if self._reset_wanted:
             self.flush()
-            self.reset()
+            if self.debug is None:
+                self.reset()
             return
         if self._stop_wanted:
             return
@@ -540,6 +646,8 @@ class Board:
         self._take_exception()
 
     def _take_exception(self) -> None:
+        if self.debug is not None and self.debug.masks_interrupts:
+            return
         if self._uc.reg_read(self._const.UC_ARM_REG_PRIMASK) & 1:
             # looked at again when there may be a change: interrupts wake within a microsecond
             if self.system.next_exception() is not None:
@@ -594,6 +702,9 @@ class Board:
         elif number == 4:  # data abort: memory is there, so it is the address
             text = thumb.decode(thumb.split(self.memory(self._pc, 4))[0]).text
             self._fail(f"unaligned access, which the {self.target.core} refuses: {text}", self._pc)
+        elif number == 7 and self.debug is not None and self.debug.enabled:
+            self._take_back(self._pc)
+            self.debug.halt(BKPT)
         elif number == 7:
             self._fail("breakpoint instruction without a debugger", self._pc)
         else:
@@ -633,9 +744,181 @@ class Board:
         if self.counter.deadline == 0:
             self._attend()
 
+    # flash that is programmed by a program
+
+    def _store_to_flash(self, address: int, nbytes: int, value: int) -> bool:
+        """A store of the CPU to memory that only the controller may change.
+
+        Where the flash then holds what was stored, Unicorn's own store does no harm. Where it
+        does not, the instruction is stopped in its middle and carried through afterwards.
+        """
+        data = (value & (1 << 8 * nbytes) - 1).to_bytes(nbytes, "little")
+        assert self.nvm is not None
+        try:
+            if self._replay is not None:
+                self._replay.store(self.nvm, address, data)
+                return True
+            held = self.nvm.store(address, data)
+        except BoardFault as error:
+            self._pending_error = str(error)
+            return False
+        except PowerLoss as error:
+            self._power_loss = error  # Unicorn would keep only that the store failed
+            return False
+        if held != data:
+            self._odd_store = (address, held)
+            self._uc.emu_stop()
+        return True
+
+    def _finish_store(self) -> None:
+        """The rest of an instruction one of whose stores left something else in the flash."""
+        assert self._odd_store is not None
+        self._replay = Replay(self, *self._odd_store)
+        self._odd_store = None
+        self._take_back(self._pc)
+        try:
+            self._step_once()
+        finally:
+            replay, self._replay = self._replay, None
+            for address, held in replay.held:
+                self.write_memory(address, held)
+
+    def _take_back(self, address: int) -> None:
+        """Does not count what is left of the block that is being executed, from ``address``."""
+        end = self.counter.block_end()
+        if end is not None and address < end and self._find(address, end - address):
+            rest = self._describe(address, end - address)
+            self.counter.cut(rest.instructions, rest.cost)
+        self.counter.jumped()
+
+    def _step_once(self) -> None:
+        """Executes one instruction, which counts as one; an IT block is executed whole.
+
+        Raises:
+            Fault: the firmware broke a rule of its chip.
+        """
+        self._interrupt = None
+        self._uc.ctl_flush_tb()
+        self.counter.event = EVENT_REQUEST  # so that blocks are not counted
+        error: Any = None
+        try:
+            self._uc.emu_start(self._pc | _THUMB, _NOWHERE, count=1)
+        except self._unicorn.UcError as raised:
+            if self._power_loss is not None:
+                raise self._power_loss from None
+            error = raised
+        finally:
+            self.counter.event = EVENT_NONE
+            self._uc.ctl_flush_tb()
+        self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
+        self.counter.jumped()
+        self.counter.raise_error()
+        if self._pending_error is not None:
+            self._fail(self._pending_error, self._pc)
+        if self._pc >= _EXCEPTION_RETURN and (error is not None or self._interrupt in (3, 8)):
+            self._exception_return()
+        elif self._interrupt is not None:
+            self._service(self._interrupt)
+        elif error is not None:
+            self._invalid(error)
+        self.counter.instructions += 1
+        self.counter.now += MILLI
+
+    # what a debugger does
+
+    @property
+    def pc(self) -> int:
+        """Address of the next instruction."""
+        return self._pc
+
+    def set_pc(self, address: int) -> None:
+        self._pc = address & ~1
+        self.counter.jumped()
+
+    def register(self, name: str) -> int:
+        """A register of the CPU by its name, as ``R0``, ``MSP``, ``XPSR``, ``S5``."""
+        return int(self._uc.reg_read(getattr(self._const, f"UC_ARM_REG_{name}")))
+
+    def set_register(self, name: str, value: int) -> None:
+        self._uc.reg_write(getattr(self._const, f"UC_ARM_REG_{name}"), value)
+
+    def wait_halted(self, seconds: float) -> None:
+        """Time passes for the peripherals while a debugger holds the CPU."""
+        cycles = round(seconds * self.cpu_hz())
+        self.skip(cycles)
+        self.system.stand_still(cycles * MILLI)
+
+    def step(self) -> None:
+        """Executes one instruction, or enters a pending exception.
+
+        Raises:
+            Fault: the firmware broke a rule of its chip.
+        """
+        before = self._pc
+        self._take_exception()
+        if self._pc == before:
+            self._step_once()
+        self.system.advance()
+
+    def stop_at(self, addresses: set[int]) -> None:
+        """Stops before instructions at these addresses, and at no others."""
+        for address in set(self._stops) - addresses:
+            self._uc.hook_del(self._stops.pop(address))
+            self._uc.ctl_remove_cache(address & ~3, (address & ~3) + 4)
+        for address in addresses - set(self._stops):
+            self._stops[address] = self._uc.hook_add(
+                self._unicorn.UC_HOOK_CODE, self._on_stop, begin=address, end=address
+            )
+            self._uc.ctl_remove_cache(address & ~3, (address & ~3) + 4)
+
+    def _on_stop(self, uc: Any, address: int, nbytes: int, _: object) -> None:
+        if not self.counter.event:  # not during a single step
+            self._stopped_at = address
+            uc.emu_stop()
+
+    def _stop_at_breakpoint(self, address: int) -> None:
+        self._stopped_at = None
+        self._take_back(address)
+        self._pc = address
+        assert self.debug is not None
+        self.debug.halt(BKPT)
+
+    def watch(self, places: list[tuple[int, int, bool, bool]]) -> None:
+        """Stops after accesses to data: (first, last, whether reads, whether writes do)."""
+        for handle in self._watches:
+            self._uc.hook_del(handle)
+        self._watches.clear()
+        for index, (first, last, reads, writes) in enumerate(places):
+            kinds = self._unicorn.UC_HOOK_MEM_READ if reads else 0
+            kinds |= self._unicorn.UC_HOOK_MEM_WRITE if writes else 0
+            if kinds:
+                handle = self._uc.hook_add(kinds, self._on_watched, index, begin=first, end=last)
+                self._watches.append(handle)
+        self._uc.ctl_flush_tb()
+
+    def _on_watched(self, uc: Any, access: int, address: int, n: int, value: int, k: Any) -> None:
+        if not self.counter.event:  # not while the instruction is finished
+            self._watched = int(k)
+            uc.emu_stop()
+
+    def _stop_at_watchpoint(self, index: int) -> None:
+        """The CPU halts behind the instruction that made the access."""
+        self._watched = None
+        self._take_back(self._pc)
+        self._step_once()
+        assert self.debug is not None
+        self.debug.watchpoint(index)
+
+    def forget_code(self, places: list[tuple[int, int]]) -> None:
+        """Code in these places, (address, bytes), may have changed."""
+        self._uc.ctl_flush_tb()
+        for address, nbytes in places:
+            self.counter.describe_again(address, address + nbytes)
+
     # what went wrong
 
     def _fail(self, message: str, address: int) -> None:
+        self._pending_error = None
         self.fault = Fault(message, self.image.place(address))
         raise self.fault
 
@@ -738,6 +1021,11 @@ class Board:
         from edgekit.sim.families import spaces
 
         return spaces(self.target)
+
+    def _family_regions(self) -> tuple[Region, ...]:
+        from edgekit.sim.families import nonvolatile
+
+        return nonvolatile(self.target)
 
     def close(self) -> None:
         """Ends the board; its line is closed by whoever opened it."""

@@ -268,6 +268,16 @@ void ek_cut(ek_counter_t *c, uint32_t instructions, uint64_t cost)
     c->previous = NULL;
 }
 
+/* The code from `first` up to `last` was changed from outside. */
+void ek_describe_again(ek_counter_t *c, uint64_t first, uint64_t last)
+{
+    for (uint32_t i = 0; i < c->block_count; i++) {
+        ek_block_t *block = c->blocks[i];
+        if (block->address < last && first < (uint64_t)block->address + block->nbytes)
+            c->describe(block);
+    }
+}
+
 static int cache_misses(ek_counter_t *c, uint64_t line)
 {
     uint64_t *set = c->cache_tags + (line & (c->cache_sets - 1u)) * c->cache_ways;

@@ -176,6 +176,8 @@ class Counter(Protocol):
     def jumped(self) -> None: ...
     def forget(self) -> None: ...
     def cut(self, instructions: int, cost: int) -> None: ...
+    def block_end(self) -> int | None: ...
+    def describe_again(self, first: int, last: int) -> None: ...
     def blocks(self, bucket: int) -> list[BlockCount]: ...
     def reads(self, bucket: int) -> Reads: ...
     def log(self, bucket: int) -> list[tuple[int, int]]: ...
@@ -254,6 +256,7 @@ class NativeCounter:
         for name in ("ek_free", "ek_jumped", "ek_forget"):
             getattr(lib, name).argtypes = [ctypes.POINTER(_Counter)]
         lib.ek_cut.argtypes = [ctypes.POINTER(_Counter), ctypes.c_uint32, ctypes.c_uint64]
+        lib.ek_describe_again.argtypes = [ctypes.POINTER(_Counter), *2 * [ctypes.c_uint64]]
         if (lib.ek_sizes(0), lib.ek_sizes(1)) != (ctypes.sizeof(_Counter), ctypes.sizeof(_Block)):
             raise RuntimeError("counter.c and counter.py disagree about their records")
         sets, ways, line_bytes = setup.cache or (0, 0, 1)
@@ -327,6 +330,14 @@ class NativeCounter:
 
     def cut(self, instructions: int, cost: int) -> None:
         self._lib.ek_cut(self._pointer, instructions, cost)
+
+    def block_end(self) -> int | None:
+        """Where the block ends that is being executed, ``None`` when none is."""
+        return int(self._c.previous_end) if self._c.previous else None
+
+    def describe_again(self, first: int, last: int) -> None:
+        """The code from ``first`` up to ``last`` is another than it was."""
+        self._lib.ek_describe_again(self._pointer, first, last)
 
     def blocks(self, bucket: int) -> list[BlockCount]:
         found = []
@@ -537,6 +548,14 @@ class PythonCounter:
         self.instructions -= instructions
         self.now -= cost
         self._previous = None
+
+    def block_end(self) -> int | None:
+        return self._previous[0] if self._previous else None
+
+    def describe_again(self, first: int, last: int) -> None:
+        for block in self._blocks.values():
+            if block.address < last and first < block.address + block.nbytes:
+                block.info = self._describe(block.address, block.nbytes)
 
     def blocks(self, bucket: int) -> list[BlockCount]:
         return [

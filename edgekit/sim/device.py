@@ -68,7 +68,8 @@ class Bus:
             self._pages.setdefault(page, []).append(device)
 
     def find(self, address: int) -> Device | None:
-        for device in self._pages.get(address >> 10, ()):
+        # blocks that came later lie inside those that came before
+        for device in reversed(self._pages.get(address >> 10, [])):
             if device.base <= address < device.base + device.nbytes:
                 return device
         return None

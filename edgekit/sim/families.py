@@ -2,13 +2,16 @@
 
 A target's ``sim.family`` names the module. The module has ``assemble(board)``, which puts the
 family's peripherals on a board's bus and returns a :class:`Family`, and may have ``SPACES``,
-address spaces of peripherals beyond the architecture's, as (base, bytes).
+address spaces of peripherals beyond the architecture's, as (base, bytes); ``NONVOLATILE``, flash
+beside the target's own, as :class:`~edgekit.targets.Region`; and ``wiring(target)``, what a
+debugger finds (:class:`~edgekit.sim.debug.dap.Wiring`).
 """
 
 from __future__ import annotations
 
 import importlib
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +20,8 @@ from edgekit.errors import UsageError
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
-    from edgekit.targets import Target
+    from edgekit.sim.debug.dap import Wiring
+    from edgekit.targets import Region, Target
 
 
 class Family(Protocol):
@@ -30,13 +34,16 @@ class Family(Protocol):
         """What happens out of reset up to the first instruction of the firmware."""
 
 
-def family_names() -> list[str]:
+@cache
+def family_names() -> tuple[str, ...]:
     """The families that can be simulated, by the modules of this folder."""
     folder = Path(__file__).parent
-    return sorted(
-        path.stem
-        for path in folder.glob("*.py")
-        if re.search(r"^assemble\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return tuple(
+        sorted(
+            path.stem
+            for path in folder.glob("*.py")
+            if re.search(r"^assemble\b", path.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     )
 
 
@@ -58,6 +65,33 @@ def spaces(target: Target) -> tuple[tuple[int, int], ...]:
         UsageError: the target names no family that can be simulated.
     """
     found: tuple[tuple[int, int], ...] = getattr(_module(target), "SPACES", ())
+    return found
+
+
+def nonvolatile(target: Target) -> tuple[Region, ...]:
+    """Flash beside the target's own: pages for settings of the chip.
+
+    Raises:
+        UsageError: the target names no family that can be simulated.
+    """
+    found: tuple[Region, ...] = getattr(_module(target), "NONVOLATILE", ())
+    return found
+
+
+def has_debug_port(target: Target) -> bool:
+    """Whether a debugger can be attached to a virtual board of this target."""
+    return target.sim.get("family") in family_names() and hasattr(_module(target), "wiring")
+
+
+def wiring(target: Target) -> Wiring:
+    """What a debugger finds behind the target's debug pins.
+
+    Raises:
+        UsageError: the virtual board has no debug port.
+    """
+    if not has_debug_port(target):
+        raise UsageError(f"the virtual {target.name} has no debug port", target.name)
+    found: Wiring = _module(target).wiring(target)
     return found
 
 

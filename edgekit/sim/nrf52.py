@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgekit.sim.counter import MILLI
+from edgekit.sim.debug.dap import MemoryPortSpec, Wiring
 from edgekit.sim.device import BoardFault, Device
+from edgekit.sim.nvm.nrf52 import USER, Nvmc
 from edgekit.sim.uart import Wire
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
     from edgekit.sim.line import Line
+    from edgekit.targets import Target
 
 _CPU_HZ = 64_000_000.0
 _UART_HZ = 16_000_000
@@ -223,9 +226,10 @@ class Nrf52:
             self._clock,
             *self._ports,
             uart,
-            # READY, READYNEXT
-            Device("NVMC", 0x4001E000, 0x1000, {0x400: 1, 0x408: 1}),
+            Nvmc(board),
             Device("GPIOTE", 0x40006000, 0x1000),
+            # not started: writes to its reload registers do nothing
+            Device("WDT", 0x40010000, 0x1000),
         ):
             board.bus.add(device)
 
@@ -261,4 +265,11 @@ class Nrf52:
         self._board.start_at(int(target.sim.get("boot", flash.origin)))
 
 
+def wiring(target: Target) -> Wiring:
+    """Serial Wire with an AHB-AP and Nordic's control access port (4.8)."""
+    ahb = MemoryPortSpec(0, 0x24770011, 0xE00FF003, 4096, packed=True)
+    return Wiring(0x2BA01477, (ahb,), control_port=1)
+
+
+NONVOLATILE = (USER,)
 assemble = Nrf52

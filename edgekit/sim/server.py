@@ -9,6 +9,8 @@ does, so that it never outlives whoever started it.
 With ``state``, a folder, the board has flash that stays: it starts what was programmed through
 its boot ROM (:mod:`edgekit.sim.rom`), and the ELF file, if any, only explains it. ``boot`` is
 "rom" when the boot pin or button is held at power-on; ``power_loss_after`` cuts the supply.
+``debug_port``, a TCP port or 0, opens the board's debug port (:mod:`edgekit.sim.debug`); the
+first answer then has it as ``debug_port``.
 """
 
 from __future__ import annotations
@@ -27,19 +29,21 @@ from typing import TYPE_CHECKING, Any, TextIO
 from edgekit.errors import EdgekitError
 from edgekit.records import from_json, to_json
 from edgekit.sim.rom import RESET
-from edgekit.sim.rom.memory import FlashMemory, PowerLoss
+from edgekit.sim.rom.memory import EXIT_POWER_LOSS, FlashMemory, PowerLoss
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.sim.debug.core import CoreDebug
+    from edgekit.sim.debug.runner import DebugRunner
+    from edgekit.sim.debug.server import DebugServer
     from edgekit.sim.line import Line
     from edgekit.sim.rom import Rom
+    from edgekit.sim.symbols import Image
 
 #: How long a byte that the firmware sent may wait for more before it leaves
 _FLUSH_S = 0.01
 #: How often a boot ROM looks around when nothing comes in
 _ROM_POLL_S = 0.02
-#: Exit code of a board whose supply was cut on purpose
-EXIT_POWER_LOSS = 86
 
 
 class BoardRunner:
@@ -54,6 +58,8 @@ class BoardRunner:
     def _run(self) -> None:
         try:
             self.board.run()
+        except PowerLoss:
+            os._exit(EXIT_POWER_LOSS)
         except BaseException as error:  # told by whoever started the thread
             self.error = error
 
@@ -121,22 +127,37 @@ class Supply:
         self._elf = Path(setup["elf"]) if setup.get("elf") else None
         self._flash: FlashMemory | None = None
         self._board: Board | None = None
-        self._runner: BoardRunner | RomRunner | None = None
+        self._runner: BoardRunner | RomRunner | DebugRunner | None = None
+        self._debugged: DebugRunner | None = None
+        self._known = False
         self._changing = threading.RLock()
         self._held = False
         if setup.get("state"):
             self._flash = FlashMemory(
                 self.target, Path(setup["state"]), setup.get("power_loss_after")
             )
-        self._start(rom=setup.get("boot") == "rom")
+        self._debug_server: DebugServer | None = None
+        rom = setup.get("boot") == "rom"
+        if setup.get("debug_port") is not None:
+            self._start_debugged(int(setup["debug_port"]), rom=rom)
+        else:
+            self._start(rom=rom)
 
     @property
     def board(self) -> Board | None:
+        if self._debugged is not None:
+            return None if self.in_rom else self._debugged.board
         return None if self.in_rom else self._board
 
     @property
     def in_rom(self) -> bool:
-        return isinstance(self._runner, RomRunner)
+        return self._rom is not None
+
+    @property
+    def _rom(self) -> Rom | None:
+        if self._debugged is not None:
+            return self._debugged.rom
+        return self._runner.rom if isinstance(self._runner, RomRunner) else None
 
     @property
     def running(self) -> bool:
@@ -145,36 +166,42 @@ class Supply:
     @property
     def volume(self) -> Path | None:
         """Where the ROM's drive is mounted."""
-        return self._runner.rom.volume if isinstance(self._runner, RomRunner) else None
+        rom = self._rom
+        return rom.volume if rom is not None else None
+
+    @property
+    def debug_port(self) -> int | None:
+        """The TCP port where debuggers attach."""
+        return self._debug_server.port if self._debug_server is not None else None
+
+    @property
+    def flash_operations(self) -> int:
+        """Pages erased and units programmed since power was applied."""
+        return self._flash.operations if self._flash is not None else 0
 
     @property
     def counter_title(self) -> str:
-        return self._board.counter.title if self._board is not None else "compiled"
+        board = self._debugged.board if self._debugged is not None else self._board
+        return board.counter.title if board is not None else "compiled"
 
     def _start(self, *, rom: bool, address: int | None = None) -> None:
-        from edgekit.sim.board import Board, Fault
-        from edgekit.sim.rom import start_rom, takes_over, wants_rom
-        from edgekit.sim.symbols import Image, UnknownImage
+        from edgekit.sim.board import Fault
+        from edgekit.sim.families import has_debug_port
+        from edgekit.sim.rom import has_rom, start_rom, takes_over, wants_rom
 
         self.error = None
         flash = self._flash
-        if flash is not None and (rom or (address is None and wants_rom(self.target, flash))):
+        by_debug_port_only = not has_rom(self.target) and has_debug_port(self.target)
+        if flash is None or by_debug_port_only or address is not None:
+            rom = rom and flash is not None
+        else:
+            rom = rom or wants_rom(self.target, flash)
+        if rom and flash is not None:
             self._board = None
             self._runner = RomRunner(start_rom(self.target, flash, flash.folder), self._line)
             return
-        image: Path | Image = self._elf if self._elf is not None else UnknownImage()
-        if flash is not None and isinstance(image, Path):
-            known = Image(image)
-            image = known if flash.holds(known) else UnknownImage()
         try:
-            board = Board(
-                self.target,
-                image,
-                profile=bool(self._setup.get("profile")),
-                line=self._line,
-                python_counter=bool(self._setup.get("python_counter")),
-                flash=flash,
-            )
+            board = self._make_board(self._image())
         except Fault:
             if flash is None or not takes_over(self.target):
                 raise
@@ -185,6 +212,62 @@ class Supply:
         self._board = board
         self._runner = BoardRunner(board)
 
+    def _image(self) -> Path | Image:
+        """What is known of the program that runs."""
+        from edgekit.sim.symbols import Image, UnknownImage
+
+        if self._elf is None:
+            return UnknownImage()
+        if self._flash is None:
+            return self._elf
+        known = Image(self._elf)
+        return known if self._flash.holds(known) else UnknownImage()
+
+    def _make_board(self, image: Path | Image, debug: CoreDebug | None = None) -> Board:
+        from edgekit.sim.board import Board
+
+        return Board(
+            self.target,
+            image,
+            profile=bool(self._setup.get("profile")),
+            line=self._line,
+            python_counter=bool(self._setup.get("python_counter")),
+            flash=self._flash,
+            debug=debug,
+        )
+
+    def _start_debugged(self, port: int, *, rom: bool) -> None:
+        """The board with a debug port, which stays open through every reset."""
+        from edgekit.sim.debug.core import CoreDebug
+        from edgekit.sim.debug.runner import DebugRunner
+        from edgekit.sim.debug.server import DebugServer
+        from edgekit.sim.families import wiring
+        from edgekit.sim.rom import has_rom, start_rom, wants_rom
+        from edgekit.sim.symbols import UnknownImage
+
+        target, flash = self.target, self._flash
+        pins = wiring(target)
+        core = CoreDebug(str(target.core), target.isa)
+
+        def make_board() -> Board | None:
+            image = self._image()
+            known = not isinstance(image, UnknownImage)
+            if self._debugged is not None and known == self._known:
+                return None  # the one that there is
+            self._known = known
+            return self._make_board(image, core)
+
+        def make_rom(wanted: bool) -> Rom | None:
+            if flash is None or not has_rom(target):
+                return None
+            if not wanted and not wants_rom(target, flash):
+                return None
+            return start_rom(target, flash, flash.folder)
+
+        self._debugged = DebugRunner(core, pins, self._line, make_board, make_rom, rom=rom)
+        self._runner = self._debugged
+        self._debug_server = DebugServer(port, lambda: self._debugged, target.name)
+
     def _stop(self) -> None:
         if self._runner is not None:
             self._runner.stop()
@@ -194,7 +277,7 @@ class Supply:
         """Lets go of what the firmware has sent, and follows the ROM to where it leaves."""
         with self._changing:
             runner = self._runner
-            if isinstance(runner, BoardRunner):
+            if runner is not None and not isinstance(runner, RomRunner):
                 runner.flush()
                 self.error = runner.error
             elif runner is not None:
@@ -213,6 +296,9 @@ class Supply:
     def restart(self, *, rom: bool = False) -> None:
         """A reset from outside: the board starts again, memory and all."""
         with self._changing:
+            if self._debugged is not None:
+                self._debugged.restart(rom=rom)
+                return
             self._stop()
             if self._flash is None and self._board is not None:
                 self._board.reset()
@@ -230,6 +316,13 @@ class Supply:
             return
         with self._changing:
             held, rom = boot_pins(self.target, dtr=dtr, rts=rts)
+            if self._debugged is not None:
+                if held and not self._held:
+                    self._debugged.hold()
+                elif not held and self._held:
+                    self._debugged.release(rom=rom)
+                self._held = held
+                return
             if held and not self._held:
                 self._stop()
             elif not held and self._held:
@@ -241,6 +334,8 @@ class Supply:
 
     def close(self) -> None:
         with self._changing:
+            if self._debug_server is not None:
+                self._debug_server.close()
             self._stop()
 
 
@@ -302,7 +397,8 @@ def _answer(runner: Supply, request: dict[str, Any]) -> dict[str, Any]:
         runner.restart(rom=request.get("boot") == "rom")
         return {"reset": True}
     if what == "state" and runner.in_rom:
-        return {"running": True, "rom": True, "reports": [], "instructions": 0, "clock_hz": 0}
+        return {"running": True, "rom": True, "reports": [], "instructions": 0, "clock_hz": 0,
+                "flash_operations": runner.flash_operations}  # fmt: skip
     if board is None:
         return {
             "error": {"what": "the board is in its boot ROM", "where": None, "fix": None,
@@ -317,6 +413,7 @@ def _answer(runner: Supply, request: dict[str, Any]) -> dict[str, Any]:
             "reports": list(board.reports),
             "instructions": board.counter.instructions,
             "clock_hz": round(board.cpu_hz()),
+            "flash_operations": runner.flash_operations,
         }
     return {"error": {"what": f"unknown request {what!r}", "where": None, "fix": None}}
 
@@ -344,6 +441,7 @@ def serve(source: TextIO, out: TextIO) -> int:
             "port": line.name,
             "counter": supply.counter_title,
             "volume": str(volume) if volume is not None else None,
+            "debug_port": supply.debug_port,
         },
     )
     told = False

@@ -370,6 +370,22 @@ class Stm32:
                 return
         raise BoardFault(f"{hclk / MHZ:g} MHz are beyond the {limits_mhz[-1]:g} MHz of {what}")
 
+    def identify(self, address: int, revision: int) -> None:
+        """The chip's identity: DBGMCU_IDCODE, the flash's size in KiB, the unique id.
+
+        The device id is the boot ROM's product id; the settings say where the rest lies.
+        """
+        target = self.board.target
+        settings = target.sim.get("rom", {})
+        chip_id = int(settings.get("chip_id", 0))
+        debug = Device("DBGMCU", address, 0x400, {0: revision << 16 | chip_id}, {0: 0})
+        self.board.bus.add(debug)
+        if "uid_at" in settings:
+            self.board.add_information(int(settings["uid_at"]), b"EDGEKIT\0\0\0\0\0")
+        if "size_at" in settings:
+            kib = (target.flash_bytes >> 10).to_bytes(2, "little")
+            self.board.add_information(int(settings["size_at"]), kib)
+
     def boot(self) -> None:
         target = self.board.target
         flash = next(region for region in target.memory if region.kind == "flash")

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.sim.counter import MILLI
+from edgekit.sim.debug.dap import MemoryPortSpec, Tap, Wiring
 from edgekit.sim.device import BoardFault
+from edgekit.sim.nvm.stm32f4 import Flash
 from edgekit.sim.stm32 import (
     AHB_PRESCALER,
     APB_PRESCALER,
@@ -30,6 +32,7 @@ from edgekit.sim.uart import StmUartV1
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.targets import Target
 
 
 class _Power(Watched):
@@ -106,16 +109,17 @@ class Stm32F4(Stm32):
         TimerSpec("TIM2", 0x40000000, (0x40, 0), "pclk1", 32),
         TimerSpec("TIM5", 0x40000C00, (0x40, 3), "pclk1", 32),
     )
-    others = (("SYSCFG", 0x40013800, (0x44, 14)), ("DBGMCU", 0xE0042000, None))
+    others = (("SYSCFG", 0x40013800, (0x44, 14)),)
     _SOURCES = ("HSI", "HSE", "PLL", "PLL")
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self.pwr = _Power(self)
         self.pwr.gate = self._gate(0x40, 28)
-        self.flash = Watched(self, "FLASH", 0x40023C00, {})
+        self.flash = Flash(self)
         board.bus.add(self.pwr)
         board.bus.add(self.flash)
+        self.identify(0xE0042000, 0x1000)
 
     def sources(self) -> dict[str, float]:
         known = {"HSI": HSI16_HZ, "HSE": self.hse_hz}
@@ -200,6 +204,13 @@ class Stm32F4(Stm32):
                 raise BoardFault(
                     f"{bus} would be {self.bus_hz(bus) / MHZ:g} MHz, beyond {most} MHz"
                 )
+
+
+def wiring(target: Target) -> Wiring:
+    """JTAG and Serial Wire (RM0390 33.6, 33.8)."""
+    boundary = 0x06000041 | int(target.sim["rom"]["chip_id"]) << 12
+    ahb = MemoryPortSpec(0, 0x24770011, 0xE00FF003, 4096, packed=True)
+    return Wiring(0x2BA01477, (ahb,), (Tap(4, 0x4BA00477), Tap(5, boundary)))
 
 
 assemble = Stm32F4

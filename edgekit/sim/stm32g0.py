@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.sim.debug.dap import MemoryPortSpec, Wiring
 from edgekit.sim.device import BoardFault
+from edgekit.sim.nvm.stm32l4 import G0, Flash
 from edgekit.sim.stm32 import (
     AHB_PRESCALER,
     APB_PRESCALER,
@@ -25,6 +27,7 @@ from edgekit.sim.stm32 import (
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.targets import Target
 
 
 class Stm32G0(Stm32):
@@ -53,15 +56,16 @@ class Stm32G0(Stm32):
         TimerSpec("TIM3", 0x40000400, (0x3C, 1), "pclk", 16),
         TimerSpec("TIM14", 0x40002000, (0x40, 15), "pclk", 16),
     )
-    others = (("SYSCFG", 0x40010000, (0x40, 0)), ("DBG", 0x40015800, None))
+    others = (("SYSCFG", 0x40010000, (0x40, 0)),)
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self.pwr = Watched(self, "PWR", 0x40007000, {0x00: 0x208}, self._pwr_read)
         self.pwr.gate = self._gate(0x3C, 28)
-        self.flash = Watched(self, "FLASH", 0x40022000, {0x00: 0x40600})
+        self.flash = Flash(self, G0)
         board.bus.add(self.pwr)
         board.bus.add(self.flash)
+        self.identify(0x40015800, 0x1000)
 
     def _pwr_read(self, offset: int, value: int) -> int:
         return 0x100 if offset == 0x14 else value  # SR2: VOSF and REGLPF clear
@@ -138,6 +142,12 @@ class Stm32G0(Stm32):
             self._check_wait_states(self.cpu_hz(), latency, (8, 16), "voltage range 2")
         else:
             self._check_wait_states(self.cpu_hz(), latency, (24, 48, 64), "voltage range 1")
+
+
+def wiring(target: Target) -> Wiring:
+    """Serial Wire only (RM0444 40.5, 40.7)."""
+    ahb = MemoryPortSpec(0, 0x04770031, 0xF0000003)
+    return Wiring(0x0BC11477, (ahb,))
 
 
 assemble = Stm32G0

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.sim.debug.dap import MemoryPortSpec, Tap, Wiring
 from edgekit.sim.device import BoardFault
+from edgekit.sim.nvm.stm32h7 import Flash
 from edgekit.sim.stm32 import (
     AHB_PRESCALER,
     APB_PRESCALER,
@@ -25,6 +27,7 @@ from edgekit.sim.stm32 import (
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.targets import Target
 
 
 class Stm32H7(Stm32):
@@ -59,14 +62,20 @@ class Stm32H7(Stm32):
         TimerSpec("TIM2", 0x40000000, (0xE8, 0), "pclk1", 32),
         TimerSpec("TIM5", 0x40000C00, (0xE8, 3), "pclk1", 32),
     )
-    others = (("SYSCFG", 0x58000400, (0xF4, 1)), ("DBGMCU", 0x5C001000, None))
+    others = (
+        ("SYSCFG", 0x58000400, (0xF4, 1)),
+        # OpenOCD's script opens the trace funnel of the larger chips, which does no harm here
+        ("trace", 0x5C003000, None),
+        ("trace funnel", 0x5C004000, None),
+    )
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self.pwr = Watched(self, "PWR", 0x58024800, {0x00: 0xF000C000, 0x0C: 0x46}, self._pwr_read)
-        self.flash = Watched(self, "FLASH", 0x52002000, {0x00: 0x13})
+        self.flash = Flash(self)
         board.bus.add(self.pwr)
         board.bus.add(self.flash)
+        self.identify(0x5C001000, 0x1000)
 
     def _scale(self) -> int:
         """Voltage scale 0 (fastest) to 3, of SRDCR.VOS."""
@@ -180,6 +189,16 @@ class Stm32H7(Stm32):
         for bus in ("pclk1", "pclk2"):
             if self.bus_hz(bus) > 140 * MHZ:
                 raise BoardFault(f"{bus} is {self.bus_hz(bus) / MHZ:g} MHz, beyond 140 MHz")
+
+
+def wiring(target: Target) -> Wiring:
+    """JTAG and Serial Wire; access port 0 is the CPU's, 2 the debug components' (RM0455 62.5)."""
+    cpu = MemoryPortSpec(0, 0x84770001, 0xE00FE003)
+    debug = 0xE00E1000  # where access port 2 has DBGMCU
+    components = MemoryPortSpec(
+        2, 0x54770002, 0xE00E0003, window=(debug, debug + 0x1000, 0x5C001000 - debug)
+    )
+    return Wiring(0x6BA02477, (cpu, components), (Tap(4, 0x6BA00477),), rom_at=0x1FF00000)
 
 
 assemble = Stm32H7

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.sim.debug.dap import MemoryPortSpec, Tap, Wiring
 from edgekit.sim.device import BoardFault
+from edgekit.sim.nvm.stm32l4 import L4, Flash
 from edgekit.sim.stm32 import (
     AHB_PRESCALER,
     APB_PRESCALER,
@@ -26,6 +28,7 @@ from edgekit.sim.stm32 import (
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.targets import Target
 
 
 class Stm32L4(Stm32):
@@ -58,15 +61,16 @@ class Stm32L4(Stm32):
         TimerSpec("TIM2", 0x40000000, (0x58, 0), "pclk1", 32),
         TimerSpec("TIM5", 0x40000C00, (0x58, 3), "pclk1", 32),
     )
-    others = (("SYSCFG", 0x40010000, (0x60, 0)), ("DBGMCU", 0xE0042000, None))
+    others = (("SYSCFG", 0x40010000, (0x60, 0)),)
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self.pwr = Watched(self, "PWR", 0x40007000, {0x00: 0x200, 0x80: 0x100}, self._pwr_read)
         self.pwr.gate = self._gate(0x58, 28)
-        self.flash = Watched(self, "FLASH", 0x40022000, {0x00: 0x600})
+        self.flash = Flash(self, L4)
         board.bus.add(self.pwr)
         board.bus.add(self.flash)
+        self.identify(0xE0042000, 0x1001)
 
     def _pwr_read(self, offset: int, value: int) -> int:
         # SR2: VOSF clear (voltage reached), REGLPF clear (main regulator)
@@ -154,6 +158,13 @@ class Stm32L4(Stm32):
         else:
             limits = (20, 40, 60, 80, 100, 120)
             self._check_wait_states(hclk, latency, limits, "voltage range 1 boost mode")
+
+
+def wiring(target: Target) -> Wiring:
+    """JTAG and Serial Wire (RM0432 57.6, 57.8)."""
+    boundary = 0x06000041 | int(target.sim["rom"]["chip_id"]) << 12
+    ahb = MemoryPortSpec(0, 0x24770011, 0xE00FF003, 4096, packed=True)
+    return Wiring(0x2BA01477, (ahb,), (Tap(4, 0x4BA00477), Tap(5, boundary)))
 
 
 assemble = Stm32L4

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from edgekit.sim.debug.dap import MemoryPortSpec, Tap, Wiring
 from edgekit.sim.device import BoardFault
+from edgekit.sim.nvm.stm32l4 import U5, Flash
 from edgekit.sim.stm32 import (
     AHB_PRESCALER,
     APB_PRESCALER,
@@ -26,6 +28,7 @@ from edgekit.sim.stm32 import (
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.targets import Target
 
 
 class Stm32U5(Stm32):
@@ -71,16 +74,16 @@ class Stm32U5(Stm32):
         ("SYSCFG", 0x46000400, (0xA8, 1)),
         ("ICACHE", 0x40030400, None),
         ("DCACHE1", 0x40031400, (0x88, 30)),
-        ("DBGMCU", 0xE0044000, None),
     )
 
     def __init__(self, board: Board) -> None:
         super().__init__(board)
         self.pwr = Watched(self, "PWR", 0x46020800, {0x0C: 0x8000}, self._pwr_read)
         self.pwr.gate = self._gate(0x94, 2)
-        self.flash = Watched(self, "FLASH", 0x40022000, {0x00: 0x01})
+        self.flash = Flash(self, U5)
         board.bus.add(self.pwr)
         board.bus.add(self.flash)
+        self.identify(0xE0044000, 0x1001)
 
     def _boosted(self) -> bool:
         source = bits(self.rcc.peek(self._PLL1CFGR), 0, 2)
@@ -185,6 +188,13 @@ class Stm32U5(Stm32):
             raise BoardFault(
                 f"{hclk / MHZ:g} MHz need the EPOD booster (PWR_VOSR.BOOSTEN) above 55 MHz"
             )
+
+
+def wiring(target: Target) -> Wiring:
+    """JTAG and Serial Wire (RM0456 75.2); TrustZone is off, as it leaves the factory."""
+    boundary = 0x06000041 | int(target.sim["rom"]["chip_id"]) << 12
+    ahb = MemoryPortSpec(0, 0x14770015, 0xE00FE003)
+    return Wiring(0x0BE12477, (ahb,), (Tap(4, 0x0BA04477), Tap(5, boundary)), rom_at=0x0BF90000)
 
 
 assemble = Stm32U5

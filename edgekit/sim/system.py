@@ -28,7 +28,7 @@ class SystemControl(Device):
     _CPUID, _ICSR, _VTOR, _AIRCR = 0xED00, 0xED04, 0xED08, 0xED0C
     _CCSIDR, _CSSELR = 0xED80, 0xED84
     _CCR, _SHPR1, _CPACR, _DEMCR = 0xED14, 0xED18, 0xED88, 0xEDFC
-    _ITM_LAR = 0x0FB0
+    _ITM_LAR, _DHCSR = 0x0FB0, 0xEDF0
     _CPUIDS = {
         "cortex-m0": 0x410CC200,
         "cortex-m0plus": 0x410CC601,
@@ -101,6 +101,15 @@ class SystemControl(Device):
             self._tick_next = self._tick_from + (passed + 1) * period
         self._b.attend(self._tick_next)
 
+    def stand_still(self, duration: int) -> None:
+        """Time (thousandths of a cycle) passed in which the CPU was halted: its own counters
+        did not count (ARMv7-M ARM C1.2)."""
+        self._tick_from += duration
+        if self._tick_next != NEVER:
+            self._tick_next += duration
+        if self._cycles_held is None:
+            self._cycles_from += duration // MILLI
+
     def advance(self) -> None:
         """Raises what is due by now, and asks to be called when the next thing is."""
         if self._b.counter.now >= self._tick_next:
@@ -133,6 +142,8 @@ class SystemControl(Device):
         if offset == self._ICSR:
             active = self.active[-1] if self.active else 0
             return active | (1 << 28 if PENDSV in self.pending else 0)
+        if offset == self._DHCSR and self._b.debug is not None:
+            return int(self._b.debug.enabled)  # the CPU sees whether a debugger is there
         if offset == self._CCSIDR and self._core == "cortex-m7":
             # 16 KB each: 4 ways x 128 sets of data, 2 ways x 256 sets of instructions
             sets, ways = (256, 2) if self.peek(self._CSSELR) & 1 else (128, 4)

@@ -62,17 +62,21 @@ def test_from_erased_flash_to_an_inference(
     toy_firmware: Make, compiler: str, name: str, tmp_path: Path
 ) -> None:
     """The command line: flash into a board that stays, then run what is in it."""
-    if not name.startswith("pico"):
-        need("stm32loader")
+    tool = "uf2" if name.startswith("pico") else "stm32loader"
+    if tool != "uf2":
+        need(tool)
     firmware = toy_firmware(name, compiler)
     port = f"virtual:state={tmp_path / 'board'}"
-    flashed = run_edgekit("flash", str(firmware.elf.parent), "--port", port, "--json", cwd=tmp_path)
+    flashed = run_edgekit(
+        "flash", str(firmware.elf.parent), "--port", port, "--flasher", tool, "--json",
+        cwd=tmp_path,
+    )  # fmt: skip
     assert flashed.returncode == 0, flashed.stderr
     said = json.loads(flashed.stdout)
     assert said["build_id"] == firmware.build_id
     (piece,) = said["report"]["written"]
     assert piece["nbytes"] == firmware.images["bin"].stat().st_size
-    assert said["report"]["flasher"] == ("uf2" if name.startswith("pico") else "stm32loader")
+    assert said["report"]["flasher"] == tool
     with Device(open_link(port, load_target(name), firmware)) as device:
         device.connect(firmware.build_id)
         device.write_input(0, bytes(300))
@@ -96,7 +100,7 @@ def test_from_erased_flash_to_a_latency_report(tmp_path: Path) -> None:
     for command in (
         ("compile", str(model), "--target", "nucleo-l4r5zi", "-o", "artifact"),
         ("build", "artifact", "-o", "firmware"),
-        ("flash", "firmware", "--port", port),
+        ("flash", "firmware", "--port", port, "--flasher", "stm32loader"),
     ):
         done = run_edgekit(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
@@ -185,30 +189,34 @@ def test_protected_boards_are_refused_in_words(
     need("stm32loader")
     firmware = toy_firmware("nucleo-g0b1re", compiler)
     target = load_target("nucleo-g0b1re")
+    order = flashing.order_of(
+        firmware, target, port=f"virtual:state={tmp_path}", flasher="stm32loader"
+    )
     for options, said in (
         ({"read_protected": True}, "protected against reading out"),
         ({"protected_pages": [1]}, "what was read back differs"),
     ):
         (tmp_path / "options.json").write_text(json.dumps(options))
         with pytest.raises(DeviceError, match=said):
-            flashing.flash(firmware, target, f"virtual:state={tmp_path}")
+            flashing.carry_out(order)
     (tmp_path / "options.json").unlink()
-    identity = flashing.flash(firmware, target, f"virtual:state={tmp_path}")
-    assert identity.build_id == firmware.build_id
+    identity = flashing.carry_out(order).identity
+    assert identity is not None and identity.build_id == firmware.build_id
 
 
+@pytest.mark.parametrize("tool", ("stm32loader", "stm32flash"))
 def test_a_board_is_flashed_again_over_its_terminal(
-    toy_firmware: Make, compiler: str, tmp_path: Path
+    toy_firmware: Make, compiler: str, tool: str, tmp_path: Path
 ) -> None:
     """While a firmware runs, RTS and DTR bring the board into its ROM, as on a real adapter."""
-    need("stm32loader")
+    need(tool)
     firmware = toy_firmware("nucleo-l4r5zi", compiler)
     target = load_target("nucleo-l4r5zi")
     board = VirtualLink(target, firmware.elf, connect=False, state=tmp_path)
     try:
         for _ in range(2):
             outcome = flashing.carry_out(
-                flashing.order_of(firmware, target, port=f"pty:{board.port}")
+                flashing.order_of(firmware, target, port=f"pty:{board.port}", flasher=tool)
             )
             assert outcome.identity is not None and outcome.report is not None
             assert outcome.identity.build_id == firmware.build_id
@@ -322,7 +330,8 @@ def test_power_may_be_lost_at_any_moment(
     firmware = toy_firmware(name, compiler)
     target = load_target(name)
     generator = random.Random(seed)
-    order = flashing.order_of(firmware, target, port="virtual")
+    tool = "stm32loader" if name in STM32 else "uf2"
+    order = flashing.order_of(firmware, target, port="virtual", flasher=tool)
     entry = flashing._virtual_entry(order)
     assert entry is not None
     flasher = load_flasher(entry["name"])

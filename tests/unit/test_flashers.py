@@ -24,6 +24,12 @@ CONTENT = bytes(range(256)) * 20
 #: flasher → (target, settings beside the target's own, program, output of a success)
 SUCCESS = {
     "stm32loader": ("nucleo-g0b1re", "stm32loader", "Verification OK"),
+    "stm32flash": (
+        "nucleo-g0b1re",
+        "stm32flash",
+        "Wrote and verified address 0x08000800 (40.00%) \n"
+        "Wrote and verified address 0x08001400 (100.00%) Done.",
+    ),
     "esptool": ("esp32-s3", "esptool", "Writing 50.0%\rWriting 100.0%\nHash of data verified."),
     "openocd": (
         "nucleo-l4r5zi",
@@ -61,7 +67,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
             "import json, shutil, sys\n"
             "arguments = sys.argv[1:]\n"
             f"memory = {str(tmp_path / 'memory.bin')!r}\n"
-            "if arguments and arguments[0] in ('--version', 'version'):\n"
+            "if arguments and arguments[0] in ('--version', 'version', '/dev/null'):\n"
             "    print('tool 1.2.3'); sys.exit()\n"
             f"open({str(log)!r}, 'a').write(json.dumps(arguments) + '\\n')\n"
             "for word in arguments:\n"
@@ -123,6 +129,12 @@ FAILURES = [
     ("stm32loader", "could not open port: [Errno 13] Permission denied", "no permission", 6),
     ("stm32loader", "OSError: [Errno 5] Input/output error", "the port went away", 6),
     ("stm32loader", "CommandError: Can't read port or timeout", "stopped answering", 6),
+    ("stm32flash", "Failed to init device, timeout.", "no boot ROM answers on the port", 6),
+    ("stm32flash", "Unknown/unsupported device (Device ID: 0x480)", "does not know the chip", 6),
+    ("stm32flash", "Failed to verify at address 0x08001000, expected 0xdb", "read back differs", 6),
+    ("stm32flash", "Got NACK from device on command 0x44\nFailed to erase", "is protected", 6),
+    ("stm32flash", "Failed to read ACK byte\nFailed to write memory", "stopped answering", 6),
+    ("stm32flash", "Cannot handle device\nFailed to open port: /dev/x", "the port went away", 6),
     ("esptool", "A fatal error occurred: This chip is ESP32-C3, not ESP32-S3.", "another one", 6),
     ("esptool", "Could not open /dev/ttyACM0 ([Errno 13] Permission denied", "no permission", 6),
     ("esptool", "Resource temporarily unavailable", "the port is in use", 6),
@@ -132,6 +144,12 @@ FAILURES = [
     ("esptool", "Error: No such command 'write-flash'.", "this esptool is too old", 6),
     ("openocd", "Error: libusb_open() failed with LIBUSB_ERROR_ACCESS", "no permission", 6),
     ("openocd", "Error: unable to find a matching CMSIS-DAP device", "there is no debug probe", 6),
+    ("openocd", "Error: No J-Link device found.", "there is no debug probe", 6),
+    ("openocd", "Warn : Cannot identify target as a STM32 family.", "the chip is another one", 6),
+    ("openocd", "Warn : UNEXPECTED idcode: 0x2ba01477", "the chip is another one", 6),
+    ("openocd", "Error: [nrf52.cpu] Could not find MEM-AP to control the core", "keeps debug", 6),
+    ("openocd", "** Programming Started **\nError: failed to send USB CMD", "in the middle", 6),
+    ("openocd", "** Programming Started **\nLIBUSB_ERROR_NO_DEVICE", "in the middle", 6),
     ("openocd", "Error: init mode failed (unable to connect to the target)", "not reach", 6),
     ("openocd", "claim_interface failed", "in use by another program", 6),
     ("openocd", "** Verify Failed **", "what was read back differs", 6),
@@ -143,6 +161,10 @@ FAILURES = [
     ("stm32programmer", "Error: Download verification failed", "what was read back", 6),
     ("stm32programmer", "Error: failed to erase memory", "the flash refuses", 6),
     ("pyocd", "Target type nrf52840 not recognized.", "without its pack", 5),
+    ("pyocd", "No connected debug probe matches unique ID '066A'", "there is no debug probe", 6),
+    ("pyocd", "0001189 W NRF52840 APPROTECT enabled: not automatically", "keeps debuggers", 6),
+    ("pyocd", "0001151 C Error: 1 [__main__]", "the chip is another one", 6),
+    ("pyocd", "[---|---|\n[==0002507 C Error: [Errno 32] Broken pipe", "in the middle", 6),
     ("pyocd", "No available debug probes are connected", "there is no debug probe", 6),
     ("pyocd", "STLink error (9): Get IDCODE error", "does not reach the chip", 6),
     ("pyocd", "usb.core.USBError: [Errno 16] Resource busy", "in use by another program", 6),
@@ -156,9 +178,11 @@ FAILURES = [
     ("picotool", "No accessible RP2040 devices in BOOTSEL mode were found.", "no board in its", 6),
     ("picotool", "ERROR: the contents of flash differ", "what was read back differs", 6),
     ("adafruit-nrfutil", "No data received on serial port. Not able to proceed.", "no boot", 6),
+    ("adafruit-nrfutil", "####\nError is: device reports readiness to read but returned no data",
+     "the port went away", 6),
     ("adafruit-nrfutil", "could not open port /dev/ttyACM0", "the port went away", 6),
     *((name, "something new", "something new", 6) for name in SUCCESS),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "output", "sentence", "code"), FAILURES)
@@ -210,25 +234,40 @@ def test_commands_to_the_letter(tmp_path: Path) -> None:
         "stm32loader --port /dev/ttyACM0 --baud 115200 --parity even --verbose --family G0 "
         "--erase --write --verify --address 0x8000000 --go-address 0x8000000 FILE"
     )
+    assert command("stm32flash") == (
+        "stm32flash -b 115200 -m 8e1 -i -rts&dtr,-dtr:rts&dtr,-dtr -f -w FILE -v -S 0x8000000 "
+        "-g 0x8000000 /dev/ttyACM0"
+    )
     assert command("esptool") == (
         "esptool --chip esp32s3 --port /dev/ttyACM0 --baud 460800 write-flash --compress "
         "0x8000000 FILE"
     )
     assert command("openocd", serial_number="066A") == (
-        "openocd -f interface/stlink.cfg -c adapter serial 066A -f target/stm32l4x.cfg "
+        "openocd -f interface/stlink.cfg -c adapter serial 066A -c gdb_port disabled "
+        "-c tcl_port disabled -c telnet_port disabled -f target/stm32l4x.cfg "
         "-c program {FILE} 0x8000000 verify reset exit"
+    )
+    assert command("openocd", debug_port=4444).startswith(
+        "openocd -f interface/stlink.cfg -c hla_stlink_backend tcp 4444 -c gdb_port disabled"
     )
     assert command("stm32programmer") == (
         "STM32_Programmer_CLI --connect port=SWD --write FILE 0x8000000 --verify --rst"
     )
-    assert command("pyocd").startswith(
-        "pyocd load --no-wait --target nrf52840 --erase sector --format bin "
-        "--base-address 0x8000000 --no-reset FILE; pyocd commander --no-wait"
+    assert command("pyocd", debug_port=4444) == (
+        "pyocd commander --no-wait --target nrf52840 --uid remote:127.0.0.1:4444 "
+        "-O chip_erase=sector --command load FILE 0x8000000 "
+        "--command savemem 0x8000000 5120 TEMPORARY-FOLDER/read0.bin --command reset"
     )
     assert command("dfu-util") == (
         "dfu-util --device 0483:df11 --alt 0 --dfuse-address 0x8000000 --download FILE; "
         "dfu-util --device 0483:df11 --alt 0 --dfuse-address 0x8000000:5120:leave "
         "--upload TEMPORARY-FOLDER/read0.bin"
+    )
+    assert command("adafruit-nrfutil") == (
+        "adafruit-nrfutil dfu genpkg --dev-type 0x0052 --application FILE "
+        "TEMPORARY-FOLDER/firmware.zip; adafruit-nrfutil --verbose dfu serial "
+        "--package TEMPORARY-FOLDER/firmware.zip --port /dev/ttyACM0 --baudrate 115200 "
+        "--singlebank --touch 1200"
     )
     assert command("picotool") == "picotool load --verify --execute -t bin -o 0x8000000 FILE"
 
@@ -350,6 +389,10 @@ def test_the_first_way_that_exists_is_taken(tool: Stand, tmp_path: Path) -> None
     chosen = order(
         "nucleo-l4r5zi", tmp_path, flasher="stm32loader", port="serial:/dev/ttyUSB3:9600"
     )
+    way = flashing.find_way(chosen, Found((PORT, PROBE)))
+    # this board's boot ROM is not where its console is
+    assert (way.job.port, way.port) == ("/dev/ttyUSB3", None)
+    chosen = replace(chosen, target=load_target("nucleo-g0b1re"))
     way = flashing.find_way(chosen, Found((PORT, PROBE)))
     assert (way.job.port, way.port) == ("/dev/ttyUSB3", "serial:/dev/ttyUSB3:9600")
     dap = replace(PROBE, title="CMSIS-DAP", targets=(), serial_number="D1")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.errors import UsageError
-from edgekit.sim.rom.memory import FlashMemory
 
 if TYPE_CHECKING:
-    from edgekit.targets import Target
+    from edgekit.sim.rom.memory import FlashMemory
+    from edgekit.targets import Region, Target
 
 
 class Rom(Protocol):
@@ -72,6 +72,14 @@ def start_rom(target: Target, flash: FlashMemory, folder: Path) -> Rom:
     """
     rom: Rom = _module(target).start(target, flash, folder)
     return rom
+
+
+def rom_regions(target: Target) -> tuple[Region, ...]:
+    """Flash that the ROM keeps for itself."""
+    if not has_rom(target):
+        return ()
+    found: tuple[Region, ...] = getattr(_module(target), "regions", lambda target: ())(target)
+    return found
 
 
 def wants_rom(target: Target, flash: FlashMemory) -> bool:

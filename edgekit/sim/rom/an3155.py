@@ -10,15 +10,13 @@ erasing and writing a write-protected page is acknowledged and does nothing, as 
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Generator
 from functools import reduce
 from operator import xor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgekit.files import write_atomic
 from edgekit.sim.rom import RESET
 from edgekit.sim.rom.memory import FlashMemory
 
@@ -56,8 +54,7 @@ class SystemLoader:
         if "uid_at" in settings:
             serial = zlib.crc32(str(folder.resolve()).encode()).to_bytes(4, "little")
             self._keep(int(settings["uid_at"]), b"EDGEKIT\0" + serial)
-        self._option_file = folder / "options.json"
-        options = _read_options(self._option_file)
+        options = flash.options()
         self._read_protected = bool(options.get("read_protected"))
         self._protected: set[int] = set(options.get("protected_pages", []))
         self._out = bytearray()
@@ -275,7 +272,7 @@ class SystemLoader:
             "read_protected": self._read_protected if read_protected is None else read_protected,
             "protected_pages": sorted(self._protected if protected is None else protected),
         }
-        write_atomic(self._option_file, json.dumps(options) + "\n")
+        self._flash.set_options(options)
         self._out += _ACK
         self.leaves_to = RESET
 
@@ -288,14 +285,6 @@ def _pages(page_bytes: int | list[int], nbytes: int) -> list[tuple[int, int]]:
         pages.append((offset, size))
         offset += size
     return pages
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return options if isinstance(options, dict) else {}
 
 
 def start(target: Target, flash: FlashMemory, folder: Path) -> SystemLoader:

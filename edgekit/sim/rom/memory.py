@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import UsageError
+from edgekit.files import write_atomic
 
 if TYPE_CHECKING:
     from edgekit.sim.symbols import Image
-    from edgekit.targets import Target
+    from edgekit.targets import Region, Target
 
 _PAGE = 4096
+#: Exit code of a board whose supply was cut on purpose
+EXIT_POWER_LOSS = 86
 
 
 class PowerLoss(Exception):
     """The supply was cut: nothing more happens on this board."""
 
 
+def _more_regions(target: Target) -> tuple[Region, ...]:
+    """Flash that the chip's family and its boot ROM have beside the target's."""
+    from edgekit.sim.families import nonvolatile
+    from edgekit.sim.rom import rom_regions
+
+    family = nonvolatile(target) if "family" in target.sim else ()
+    return (*family, *rom_regions(target))
+
+
 class FlashMemory:
-    """A target's flash regions, each a file in a folder.
+    """A target's flash regions and those that its chip has beside them, each a file in a folder.
 
     Args:
         folder: the board's state; made when it is not there.
@@ -39,7 +52,7 @@ class FlashMemory:
         self.operations = 0
         self._power_loss_after = power_loss_after
         self._maps: list[tuple[int, int, mmap.mmap]] = []
-        for region in target.memory:
+        for region in (*target.memory, *_more_regions(target)):
             if region.kind != "flash":
                 continue
             path = folder / f"{region.name.lower()}.flash"
@@ -129,6 +142,21 @@ class FlashMemory:
     def regions(self) -> list[tuple[int, int]]:
         """(origin, bytes) of each region."""
         return [(origin, nbytes) for origin, nbytes, _ in self._maps]
+
+    @property
+    def _option_file(self) -> Path:
+        return self.folder / "options.json"
+
+    def options(self) -> dict[str, Any]:
+        """The option bytes: ``read_protected``, ``protected_pages``."""
+        try:
+            options = json.loads(self._option_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return options if isinstance(options, dict) else {}
+
+    def set_options(self, options: dict[str, Any]) -> None:
+        write_atomic(self._option_file, json.dumps(options) + "\n")
 
     def holds(self, image: Image) -> bool:
         """Whether everything that an ELF file loads into flash is there."""
