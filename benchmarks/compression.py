@@ -209,8 +209,8 @@ def main() -> None:
             with multiprocessing.get_context("spawn").Pool(given.jobs, maxtasksperchild=1) as pool:
                 for key, result in pool.imap_unordered(run, [(*o, before) for o in orders]):
                     results.add(key, result)
-                    print(*key, result.get("refused") or result["after"]["score_integer"],
-                          f"{result.get('seconds', 0):.0f} s", file=sys.stderr, flush=True)  # fmt: skip
+                    said = result.get("refused") or result["after"]["score_integer"]
+                    print(*key, said, f"{result.get('seconds', 0):.0f} s", file=sys.stderr)
     for name in given.sets.split(","):
         table = list(rows(results, name, recipes, given.seeds))
         if given.markdown:

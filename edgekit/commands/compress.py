@@ -40,7 +40,6 @@ def _explain(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     from edgekit.compress import augmentations, techniques
     from edgekit.compress.distillation import Distillation
     from edgekit.compress.settings import describe
-    from edgekit.compress.training import Training
     from edgekit.errors import UsageError
 
     if value not in techniques.names():
@@ -50,16 +49,22 @@ def _explain(ctx: click.Context, param: click.Parameter, value: str | None) -> N
     module = techniques.load(value)
     click.echo((module.__doc__ or "").strip() + "\n")
     columns = ["setting", "values", "default", "what it is"]
-    tables: list[tuple[str, type[Any]]] = [(value, module.Settings)]
     blank = module.Settings()
+    tables: list[tuple[str, Any]] = [(value, blank)]
     if hasattr(blank, "training"):
-        tables.append(("training", Training))
-        tables.append(("training.distillation", Distillation))
-    for title, kind in tables:
-        rows = [(d.key, d.values, d.default, d.help) for d in describe(kind)]
+        tables.append((f"{value}.training", blank.training))
+        tables.append((f"{value}.training.distillation", Distillation()))
+    for title, settings in tables:
+        rows = [(d.key, d.values, d.default, d.help) for d in describe(settings)]
         console.print_table(columns, rows, title=title)
     if hasattr(blank, "training"):
-        click.echo(f"augmentations: {', '.join(augmentations.names())}")
+        known = []
+        for name in augmentations.names():
+            augmentation = augmentations.load(name)
+            said = describe(augmentation.Augmentation())
+            text = "; ".join(f"{d.key} ({d.default}): {d.help}" for d in said)
+            known.append((name, (augmentation.__doc__ or "").partition("\n")[0], text))
+        console.print_table(["augmentation", "what it does", "settings"], known)
     ctx.exit()
 
 

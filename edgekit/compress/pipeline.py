@@ -21,7 +21,7 @@ from edgekit.compress.models import Loaded
 from edgekit.compress.recipe import Recipe, RecipeStep
 from edgekit.compress.session import Session, Subject
 from edgekit.compress.trainable import find_head
-from edgekit.convert import frameworks
+from edgekit.convert import frameworks, sources
 from edgekit.convert.calibration import Reading
 from edgekit.errors import EdgekitError, LimitError, ModelError, UsageError
 from edgekit.files import folder_atomic, write_atomic
@@ -124,9 +124,14 @@ def compress(
         UsageError: the request makes no sense, or unfinished work of another one is there.
         LimitError: the outputs of the virtual board are not TFLM's.
     """
+    # what is missing or has a wrong name is told before TensorFlow is loaded, which takes seconds
     _require_output(request.output)
     if request.target is not None:
-        load_target(request.target)  # a wrong name is told before anything is trained
+        load_target(request.target)
+    sources.identify(request.source)
+    for path in (request.data, request.held_out_data, request.custom_objects):
+        if path is not None and not path.exists():
+            raise UsageError("there is no such file or folder", str(path))
     frameworks.tensorflow()
     note(f"loading {request.source.name}")
     loaded = _load(request)

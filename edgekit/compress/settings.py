@@ -172,25 +172,19 @@ class Described:
     help: str
 
 
-def describe(kind: type[Any]) -> tuple[Described, ...]:
-    """The settings of a dataclass, nested ones left to themselves."""
-    hints = typing.get_type_hints(kind)
-    rows = []
-    for field in dataclasses.fields(kind):
-        if "help" not in field.metadata:
-            continue
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        rows.append(
-            Described(
-                key_of(field.name),
-                limits_text(field.metadata) or _values_text(hints[field.name]),
-                _default_text(default),
-                field.metadata["help"],
-            )
+def describe(settings: Any) -> tuple[Described, ...]:
+    """The settings of a dataclass' instance, whose values are the defaults to show."""
+    hints = typing.get_type_hints(type(settings))
+    return tuple(
+        Described(
+            key_of(field.name),
+            limits_text(field.metadata) or _values_text(hints[field.name]),
+            _default_text(getattr(settings, field.name)),
+            field.metadata["help"],
         )
-    return tuple(rows)
+        for field in dataclasses.fields(settings)
+        if "help" in field.metadata
+    )
 
 
 def _values_text(hint: Any) -> str:

@@ -125,7 +125,7 @@ def test_every_technique_explains_itself() -> None:
     for name in techniques.names():
         module = techniques.load(name)
         assert len(techniques.summary(name)) > 20
-        for row in describe(module.Settings):
+        for row in describe(module.Settings()):
             assert row.help and row.default, (name, row)
         assert callable(module.check) and callable(module.apply)
 
