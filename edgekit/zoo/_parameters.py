@@ -223,7 +223,7 @@ def checked(builder: Callable[P, R]) -> Callable[P, R]:
 # -- parameters that several architectures share ---------------------------------------------
 
 Width = Annotated[float, Number("multiplies the channels of every layer", 0.1, 2)]
-Resolution = Annotated[tuple[int, int], Size("height and width of the image", 16, 320)]
+Resolution = Annotated[tuple[int, int], Size("height and width of the image", 8, 320)]
 Channels = Annotated[int, Whole("channels of the image: 1 grey, 3 colour", 1, 16)]
 Classes = Annotated[int, Whole("classes: the output has one probability each", 2, 1000)]
 Dropout = Annotated[float, Number("share of the features that training drops at the end", 0, 0.9)]

@@ -65,7 +65,7 @@ def build(
 
     def add(x: Tensor, inner: Tensor, name: str) -> Tensor:
         if not per_token:
-            inner = layers.BatchNormalization(name=f"{name}_norm")(inner)
+            inner = _layers.normalise(inner, name, "none")
         return layers.Add(name=f"{name}_add")([x, inner])
 
     signal = keras.Input((steps, features), name="signal")

@@ -106,9 +106,7 @@ def test_c_stays_inside_its_buffers(tmp_path: Path, seed: int) -> None:
         data = rng.choice(np.frombuffer(b"aB\xc3\x00 .9" + b"q" * 20, np.uint8), size).tobytes()
         given += np.array([size, tokens, features], np.uint32).tobytes() + data
         expected += text.features(data, tokens, features).tobytes()
-    done = subprocess.run(
-        [str(tmp_path / "text")], input=given, capture_output=True, check=False
-    )
+    done = subprocess.run([str(tmp_path / "text")], input=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == expected
 
