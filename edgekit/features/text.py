@@ -58,7 +58,7 @@ def words(text: str | bytes) -> list[bytes]:
     return found
 
 
-def features(text: str | bytes, tokens: int = 32, features: int = 128) -> NDArray[np.int8]:
+def project(text: str | bytes, tokens: int = 32, features: int = 128) -> NDArray[np.int8]:
     """The features of a text's first ``tokens`` words, int8 [tokens, features] of -1, 0 and 1.
 
     Where there are fewer words the rest is 0.
@@ -77,17 +77,17 @@ def features(text: str | bytes, tokens: int = 32, features: int = 128) -> NDArra
         raise UsageError(f"{tokens} tokens of {features} features: features come in sixteens")
     found = np.zeros((tokens, features), np.int8)
     for row, word in zip(found, words(text), strict=False):
-        row[:] = _project(word, features)
+        row[:] = _word(word, features)
     return found
 
 
 def batch(
     texts: Iterable[str | bytes], tokens: int = 32, features: int = 128
 ) -> NDArray[np.float32]:
-    """:func:`features` of several texts as the float model takes them, [N, tokens, features]."""
+    """:func:`project` of several texts as the float model takes them, [N, tokens, features]."""
     import numpy as np
 
-    rows = [globals()["features"](text, tokens, features) for text in texts]
+    rows = [project(text, tokens, features) for text in texts]
     return np.asarray(rows, np.float32).reshape(-1, tokens, features)
 
 
@@ -102,7 +102,7 @@ def codes(scale: float, zero_point: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=65536)
-def _project(word: bytes, features: int) -> NDArray[np.int8]:
+def _word(word: bytes, features: int) -> NDArray[np.int8]:
     import numpy as np
 
     bounded = b"<" + word + b">"
@@ -128,6 +128,6 @@ def _fnv(data: bytes) -> int:
 def _finish(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
     import numpy as np
 
-    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))

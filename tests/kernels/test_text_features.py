@@ -87,7 +87,7 @@ def test_c_equals_python(library: ctypes.CDLL, data: bytes, tokens: int, sixteen
     features = 16 * sixteens
     count, out = in_c(library, data, tokens, features, (-1, 0, 1))
     assert count == min(tokens, len(text.words(data)))
-    assert np.array_equal(out, text.features(data, tokens, features))
+    assert np.array_equal(out, text.project(data, tokens, features))
     _, coded = in_c(library, data, tokens, features, (-128, -3, 127))
     assert np.array_equal(coded, np.array([-128, -3, 127], np.int8)[out + 1])
 
@@ -105,7 +105,7 @@ def test_c_stays_inside_its_buffers(tmp_path: Path, seed: int) -> None:
         # bytes of few kinds, so that there are long words as well as many short ones
         data = rng.choice(np.frombuffer(b"aB\xc3\x00 .9" + b"q" * 20, np.uint8), size).tobytes()
         given += np.array([size, tokens, features], np.uint32).tobytes() + data
-        expected += text.features(data, tokens, features).tobytes()
+        expected += text.project(data, tokens, features).tobytes()
     done = subprocess.run([str(tmp_path / "text")], input=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == expected
@@ -144,7 +144,7 @@ def test_cores_equal_python(
     machine.cpu.hook_add(unicorn.UC_HOOK_CODE, count)
     machine.call("run", at, len(data), 32, 128, codes, out)
     have = np.frombuffer(bytes(machine.cpu.mem_read(out, 32 * 128)), np.int8)
-    expected = np.array([-128, 0, 127], np.int8)[text.features(data) + 1]
+    expected = np.array([-128, 0, 127], np.int8)[text.project(data) + 1]
     assert np.array_equal(have, expected.reshape(-1))
     found = len(text.words(data))
     record_property(
@@ -165,7 +165,7 @@ def test_words() -> None:
 
 def test_words_that_are_spelt_alike_are_near() -> None:
     def distance(first: str, second: str) -> float:
-        a, b = (text.features(word, 1, 1024)[0].astype(int) for word in (first, second))
+        a, b = (text.project(word, 1, 1024)[0].astype(int) for word in (first, second))
         return float(np.abs(a - b).mean())
 
     assert distance("connecting", "connected") < 0.8 * distance("connecting", "breakfast")
@@ -173,7 +173,7 @@ def test_words_that_are_spelt_alike_are_near() -> None:
 
 
 def test_features_are_ternary_and_padded() -> None:
-    found = text.features("two words", 4, 256)
+    found = text.project("two words", 4, 256)
     assert set(np.unique(found)) == {-1, 0, 1}
     assert not found[2:].any()
     assert abs(found[:2].mean()) < 0.1
@@ -183,7 +183,7 @@ def test_features_are_ternary_and_padded() -> None:
 
 def test_features_refuse() -> None:
     with pytest.raises(UsageError, match="sixteens"):
-        text.features("a", 4, 100)
+        text.project("a", 4, 100)
 
 
 def test_codes_are_the_quantised_values() -> None:

@@ -31,7 +31,7 @@ import untuned  # noqa: E402
 
 TARGET = "nucleo-l4r5zi"
 #: Random windows are short, since every step is a dozen operators to convert and compile.
-STEPS = 10
+STEPS = 6
 #: Operators that the ahead-of-time engine lacks, by architecture: none.
 MISSING: dict[str, tuple[str, ...]] = {}
 
