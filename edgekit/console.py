@@ -121,3 +121,59 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[[i
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+class Stages:
+    """Progress of work with parts whose names and lengths show only as it goes."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self._bar = bar
+        self._task: Any = None
+        self._said = ""
+
+    def note(self, message: str) -> None:
+        """A sentence: a stage begins."""
+        if self._bar is None:
+            note(message)
+        else:
+            self._bar.console.print(message, highlight=False, markup=False)
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        """How far the current part is; elsewhere than on a terminal, its ends and tenths."""
+        if self._bar is None:
+            tenth = 10 * done // max(total, 1)
+            said = f"{text.partition(' (')[0]}: {done} of {total}"
+            if said != self._said and (done == total or 10 * (done - 1) // max(total, 1) < tenth):
+                self._said = said
+                note(said)
+            return
+        if self._task is None:
+            self._task = self._bar.add_task(text, total=total)
+        self._bar.update(self._task, description=text, completed=done, total=total)
+
+
+@contextmanager
+def stages() -> Iterator[Stages]:
+    """Notes and progress on standard error: on a terminal a bar below the notes."""
+    if not sys.stderr.isatty():
+        yield Stages()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Stages(bar)

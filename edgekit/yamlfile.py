@@ -26,19 +26,16 @@ _FREQUENCIES = {"": 1, "HZ": 1, "KHZ": 10**3, "MHZ": 10**6, "GHZ": 10**9}
 class YamlFile:
     """One YAML document. ``root`` is its top node, or ``None`` when the file is empty.
 
+    ``text`` is the document where it does not come from a file; ``path`` then only names it.
+
     Raises:
         UsageError: the file cannot be read, or is not well-formed YAML.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
         self.path = path
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise UsageError(f"the file cannot be read: {reason}", str(path)) from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"the file is not UTF-8 text ({error.reason})", str(path)) from None
+        if text is None:
+            text = self._read(path)
         try:
             self.root: yaml.Node | None = yaml.compose(text, Loader=_Loader)
         except yaml.MarkedYAMLError as error:
@@ -50,6 +47,16 @@ class YamlFile:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"not valid YAML: {reason}", str(path)) from None
         self._refuse_shared_nodes()
+
+    @staticmethod
+    def _read(path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UsageError(f"the file cannot be read: {reason}", str(path)) from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"the file is not UTF-8 text ({error.reason})", str(path)) from None
 
     def _refuse_shared_nodes(self) -> None:
         # Anchors would let a small file stand for a huge value, and no file here needs them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from edgekit import console
 
 if TYPE_CHECKING:
     from edgekit.convert.pipeline import Report
+    from edgekit.quantize.recipe import Recipe
 
 
 @click.command()
@@ -65,6 +67,54 @@ if TYPE_CHECKING:
     help="One weight scale per fully connected layer instead of one per output: for runtimes "
     "from before 2024 and the Edge TPU.",
 )
+@click.option(
+    "--quantizer",
+    type=click.Choice(["tensorflow", "edgekit"]),
+    help="Who chooses the integers. By default TensorFlow's converter; edgekit's own quantiser for "
+    "float .tflite files and wherever one of its options, which follow, is given.",
+)
+@click.option(
+    "--ranges",
+    metavar="WAY",
+    help="Ranges of activations: minmax, percentile=99.99 or mse (least squared error).",
+)
+@click.option(
+    "--weight-ranges",
+    metavar="WAY",
+    help="Ranges of weights: minmax or mse; by default as --ranges.",
+)
+@click.option(
+    "--equalize",
+    type=click.Choice(["weights", "activations"]),
+    help="Rescale channels of neighbouring layers so that their weights, or activations and next "
+    "weights, span the same.",
+)
+@click.option(
+    "--replace-relu6", is_flag=True, help="Turn RELU6 into RELU where equalisation needs it."
+)
+@click.option(
+    "--bias-correction", is_flag=True, help="Take the mean error of rounding out of the biases."
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "adaptive"]),
+    help="Round weights to the nearest, or up or down so that each layer's results come closest.",
+)
+@click.option(
+    "--rounding-iterations", type=int, metavar="COUNT", help="Steps of adaptive rounding (1000)."
+)
+@click.option(
+    "--mixed",
+    metavar="TARGET",
+    help="Keep activations in int16 where it helps most for its cost, until sqnr=DB, "
+    "accuracy=SHARE, layers=COUNT or macs=SHARE is met; several with commas.",
+)
+@click.option(
+    "--int16-layers",
+    metavar="LAYER,…",
+    help="Keep the results of these operators (numbers or names) in int16.",
+)
+@click.option("--sensitivity", is_flag=True, help="Measure what quantising each layer costs.")
 @click.option("--labels", metavar="FILE", help="Names of the classes, one per line.")
 @click.option(
     "--metadata",
@@ -103,6 +153,17 @@ def command(
     quantize: Any,
     io: Any,
     per_tensor_dense: bool,
+    quantizer: str | None,
+    ranges: str | None,
+    weight_ranges: str | None,
+    equalize: Any,
+    replace_relu6: bool,
+    bias_correction: bool,
+    rounding: Any,
+    rounding_iterations: int | None,
+    mixed: str | None,
+    int16_layers: str | None,
+    sensitivity: bool,
     labels: str | None,
     metadata_file: str | None,
     signature: str | None,
@@ -113,14 +174,17 @@ def command(
 ) -> None:
     """Converts SOURCE and proves what came out of it.
 
-    SOURCE is a .keras or .h5 file (Keras 2 or 3), a SavedModel folder, or a quantised .tflite
-    file, which is verified and passed through. Which loader it needs is found in the file.
+    SOURCE is a .keras or .h5 file (Keras 2 or 3), a SavedModel folder, or a .tflite file: a
+    float one is quantised, a quantised one verified and passed through. Which loader it needs
+    is found in the file.
 
     \b
     edgekit convert digits.keras -o digits_int8.tflite --calibration-data digits_calibration.npz
     edgekit convert vww_mobilenet.h5 -o vww.tflite --calibration-data vww01.npz --normalize 0..1
     edgekit convert kws_dscnn_savedmodel -o kws.tflite --calibration-data kws01.npz \\
         --normalize scale=0.5847029,zero_point=83
+    edgekit convert float.tflite -o int8.tflite --calibration-data few.npz --ranges mse \\
+        --bias-correction
 
     A Python file given to --calibration-data or --custom-objects is executed with your rights.
     The same input gives the same bytes. A manifest is written beside the output.
@@ -137,6 +201,21 @@ def command(
     if samples < 1 or verify_samples < 0:
         raise UsageError("--samples must be at least 1, --verify-samples at least 0")
     normal = normalization.parse(normalize) if normalize else None
+    recipe = _recipe(
+        quantizer,
+        {
+            "ranges": ranges,
+            "weight_ranges": weight_ranges,
+            "equalize": equalize,
+            "replace_relu6": replace_relu6,
+            "bias_correction": bias_correction,
+            "rounding": rounding,
+            "rounding_iterations": rounding_iterations,
+            "mixed": mixed,
+            "int16_layers": int16_layers,
+            "sensitivity": sensitivity,
+        },
+    )
     request = pipeline.Request(
         source=Path(source),
         output=Path(output),
@@ -159,6 +238,7 @@ def command(
         custom_objects=Path(custom_objects) if custom_objects else None,
         signature=signature,
         input_shapes=dict(_shape(text) for text in input_shapes),
+        recipe=recipe,
     )
     try:
         report = pipeline.convert(request, console.note)
@@ -174,6 +254,36 @@ def command(
         _print(report)
     for warning in report.warnings:
         console.warn(warning)
+
+
+def _recipe(quantizer: str | None, options: dict[str, Any]) -> Recipe | None:
+    """What edgekit's quantiser is asked for, or ``None`` if TensorFlow's is used."""
+    from edgekit.errors import UsageError
+    from edgekit.quantize.recipe import Recipe, parse_mixed
+
+    given = {name: value for name, value in options.items() if value not in (None, False)}
+    if quantizer == "tensorflow":
+        if given:
+            option = next(iter(given)).replace("_", "-")
+            raise UsageError(f"--{option} is an option of edgekit's quantiser", fix="leave out "
+                             "--quantizer tensorflow")  # fmt: skip
+        return None
+    if not given and quantizer is None:
+        return None
+    if given.get("rounding_iterations") is not None and given.get("rounding") != "adaptive":
+        raise UsageError(
+            "--rounding-iterations is for adaptive rounding", fix="--rounding adaptive"
+        )
+    if "mixed" in given:
+        given["mixed"] = parse_mixed(given["mixed"])
+    if "int16_layers" in given:
+        names = tuple(part.strip() for part in given["int16_layers"].split(",") if part.strip())
+        if not names:
+            raise UsageError("--int16-layers names no layer")
+        given["int16_layers"] = names
+    recipe = Recipe(**given)
+    recipe.check()
+    return recipe
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -219,6 +329,9 @@ def _print(report: Report) -> None:
         else f"  size        {report.size_after_bytes:,} B, before {report.size_before_bytes:,} B"
     )
     click.echo(f"  operators   {ops}")
+    if report.quantizer.get("name") == "edgekit":
+        done = ", ".join(report.quantizer["techniques"]) or "plain ranges"
+        click.echo(f"  quantiser   edgekit: {done}")
     quality = report.quality
     if quality is not None:
         figures = [
@@ -246,8 +359,95 @@ def _print(report: Report) -> None:
     if len(report.non_integer) > shown:
         more = len(report.non_integer) - shown
         click.echo(f"  not integer and {more} more tensors (--json lists them)")
+    _print_techniques(report.quantizer)
     if report.targets:
         _print_targets(report)
+
+
+def _print_techniques(done: Mapping[str, Any]) -> None:
+    """What edgekit's quantiser reports of its techniques."""
+    equalized = done.get("equalization")
+    if equalized:
+        click.echo(
+            f"  equalised   {len(equalized['pairs'])} pairs of layers, "
+            f"{len(equalized['skipped'])} layers left alone"
+        )
+        reasons: dict[str, int] = {}
+        for _, reason in equalized["skipped"]:
+            reasons[reason] = reasons.get(reason, 0) + 1
+        for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+            click.echo(f"                {count}: {reason}")
+        if equalized["relu6_replaced"]:
+            click.echo(f"                {len(equalized['relu6_replaced'])} RELU6 became RELU")
+    corrected = done.get("bias_correction")
+    if corrected and corrected["layers"]:
+        largest = max(layer["largest_steps"] for layer in corrected["layers"])
+        click.echo(
+            f"  biases      {len(corrected['layers'])} layers corrected, by {largest:.2f} int8 "
+            "steps of their results at most"
+        )
+    rounded = done.get("rounding")
+    if rounded:
+        console.print_table(
+            ["layer", "rounded adaptively", ("error, nearest", "right"),
+             ("error, adaptive", "right"), ("weights changed", "right")],
+            [
+                (layer["op"], layer["kind"], f"{layer['nearest_error']:.3g}",
+                 f"{layer['adaptive_error']:.3g}", f"{layer['changed']:.1%}")
+                for layer in rounded["layers"]
+            ],
+        )  # fmt: skip
+    mixture, cost = done.get("mixture"), done.get("cost")
+    if mixture:
+        console.print_table(
+            ["kept in int16", ("SQNR dB", "right"), ("accuracy", "right"),
+             ("MACs in int16", "right"), ("converted", "right"), ("peak bytes", "right")],
+            [
+                _mixture_row("(none)", mixture["before"], mixture["cost_before"]),
+                *(_mixture_row(c["name"], c["score"], c["cost"])
+                  for c in mixture["choices"]),
+            ],
+            title="simulated, on calibration samples",
+        )  # fmt: skip
+        click.echo(f"  int16       {mixture['verdict']}")
+    elif cost:
+        click.echo(
+            f"  int16       {cost['int16_macs']:,} of {cost['macs']:,} MACs, "
+            f"{cost['quantize_ops']} conversions of {cost['converted']:,} elements, "
+            f"peak {cost['peak_bytes']:,} B"
+        )
+    measured = done.get("sensitivity")
+    if measured:
+        _print_sensitivity(measured)
+
+
+def _mixture_row(name: str, score: Mapping[str, Any], cost: Mapping[str, Any]) -> tuple[Any, ...]:
+    accuracy = score["accuracy"]
+    return (
+        name, f"{score['sqnr_db']:.2f}", "–" if accuracy is None else f"{accuracy:.2%}",
+        f"{cost['int16_macs'] / max(cost['macs'], 1):.1%}", cost["converted"], cost["peak_bytes"],
+    )  # fmt: skip
+
+
+def _print_sensitivity(measured: Mapping[str, Any]) -> None:
+    with_accuracy = measured["whole"]["accuracy"] is not None
+    figures = [("alone dB", "right"), ("spared wins dB", "right")]
+    if with_accuracy:
+        figures += [("alone", "right"), ("spared", "right")]
+    rows = []
+    for layer in measured["layers"]:
+        number = "input" if layer["op"] < 0 else layer["op"]
+        row = [number, layer["kind"], layer["name"], layer["macs"],
+               f"{layer['alone']['sqnr_db']:.1f}", f"{layer['gain_db']:+.2f}"]  # fmt: skip
+        if with_accuracy:
+            row += [f"{layer[key]['accuracy']:.2%}" for key in ("alone", "spared")]
+        rows.append(row)
+    console.print_table(
+        ["#", "operator", "result", ("MACs", "right"), *figures],
+        rows,
+        title=f"each layer alone in integers, and all but each (simulated, {measured['samples']} "
+        f"calibration samples; all: {measured['whole']['sqnr_db']:.1f} dB)",
+    )
 
 
 def _print_targets(report: Report) -> None:

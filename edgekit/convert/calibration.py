@@ -29,15 +29,24 @@ _DATA_KEYS = ("x", "data", "images", "x_test", "x_train", "arr_0")
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples ready for the model: one array [N, …] per input, and classes [N] if known.
+    """Samples ready for the model: one array [N, …] per input, and what belongs to them.
 
-    ``warnings`` are what the checks found; ``kind`` is where the samples came from.
+    ``targets`` are whatever is stored with the samples (classes, one-hot vectors, values
+    [N, …]); ``warnings`` are what the checks found; ``kind`` is where the samples came from.
     """
 
     kind: Kind
     inputs: tuple[NDArray[Any], ...]
-    labels: NDArray[Any] | None
+    targets: NDArray[Any] | None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> NDArray[Any] | None:
+        """The targets if they are classes [N], else ``None``."""
+        targets = self.targets
+        if targets is None or targets.ndim != 1 or targets.dtype.kind not in "iub":
+            return None  # one-hot vectors and targets of regressions are no classes
+        return targets
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -49,9 +58,9 @@ class Samples:
     def take(self, indices: Sequence[int]) -> Samples:
         """The samples with these indices."""
         chosen = list(indices)
-        labels = None if self.labels is None else self.labels[chosen]
+        targets = None if self.targets is None else self.targets[chosen]
         return Samples(
-            self.kind, tuple(array[chosen] for array in self.inputs), labels, self.warnings
+            self.kind, tuple(array[chosen] for array in self.inputs), targets, self.warnings
         )
 
 
@@ -125,13 +134,13 @@ def read_samples(path: Path, ports: Sequence[Port], reading: Reading | None = No
     suffix = path.suffix.lower()
     kind: Kind
     if path.is_dir():
-        kind, (stored, labels) = "images", _read_images(path, ports, reading)
+        kind, (stored, targets) = "images", _read_images(path, ports, reading)
     elif suffix == ".py":
-        kind, (stored, labels) = "python", _read_python(path, ports, reading.limit)
+        kind, (stored, targets) = "python", _read_python(path, ports, reading.limit)
     elif suffix == ".npz":
-        kind, (stored, labels) = "npz", _read_npz(path, ports, reading.limit)
+        kind, (stored, targets) = "npz", _read_npz(path, ports, reading.limit)
     elif suffix == ".npy":
-        kind, (stored, labels) = "npy", _read_npy(path, ports, reading.limit)
+        kind, (stored, targets) = "npy", _read_npy(path, ports, reading.limit)
     else:
         raise UsageError(
             f"samples cannot be read from '{path.name}'",
@@ -146,9 +155,10 @@ def read_samples(path: Path, ports: Sequence[Port], reading: Reading | None = No
     lengths = {len(array) for array in inputs}
     if len(lengths) != 1:
         raise ModelError(f"the inputs have different numbers of samples: {lengths}", str(path))
-    if labels is not None and len(labels) != len(inputs[0]):
-        raise ModelError(f"{len(labels)} labels for {len(inputs[0])} samples", str(path))
-    return Samples(kind, inputs, labels, tuple(warnings))
+    if targets is not None and (targets.ndim == 0 or len(targets) != len(inputs[0])):
+        count = len(targets) if targets.ndim else 1
+        raise ModelError(f"{count} labels for {len(inputs[0])} samples", str(path))
+    return Samples(kind, inputs, targets, tuple(warnings))
 
 
 def few_samples_warning(count: int) -> str | None:
@@ -199,8 +209,6 @@ def _read_npz(path: Path, ports: Sequence[Port], limit: int) -> _Stored:
                 f"the file holds: {', '.join(arrays)}",
             )
         chosen = [arrays[port.name] for port in ports]
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iub"):
-        labels = None  # one-hot vectors and targets of regressions are no classes
     return _limited(chosen, labels, limit)
 
 

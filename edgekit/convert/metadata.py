@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from edgekit.graph import Model
 
 ENTRY = "edgekit"
+#: The quantiser that is used unless another is asked for.
+TENSORFLOW = "tensorflow"
 _STANDARD_ENTRY = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 _LABELS_FILE = "labels.txt"
@@ -82,6 +84,8 @@ class Provenance:
     io: str
     calibration: str
     samples: int
+    #: what chose the integers: ``tensorflow``, or ``edgekit`` with its techniques
+    quantizer: str = TENSORFLOW
 
     @property
     def uncalibrated(self) -> bool:
@@ -185,6 +189,7 @@ def read_provenance(model: Model) -> Provenance | None:
             io=str(values["io"]),
             calibration=str(values["calibration"]),
             samples=int(values["samples"]),
+            quantizer=str(values.get("quantizer", TENSORFLOW)),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -194,7 +199,11 @@ def provenance_entry(provenance: Provenance) -> bytes:
     """The content of the ``edgekit`` entry."""
     from edgekit.records import to_json
 
-    return json.dumps(to_json(provenance), separators=(",", ":"), sort_keys=True).encode()
+    stated = to_json(provenance)
+    if provenance.quantizer == TENSORFLOW:
+        # As it was before there was another: the same model gives the same bytes.
+        del stated["quantizer"]
+    return json.dumps(stated, separators=(",", ":"), sort_keys=True).encode()
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

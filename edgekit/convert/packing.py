@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgekit.errors import missing_extra
-
-_ALIGNMENT = 16
+from edgekit.graph import writer
 
 
 def repack(
@@ -32,9 +30,7 @@ def repack(
         input_names: new names of the main graph's inputs, if as many as it has.
         output_names: likewise of its outputs.
     """
-    import flatbuffers
-
-    schema = _schema()
+    schema = writer.load_schema()
     tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
     if description is not None:
         tree.description = description
@@ -47,16 +43,7 @@ def repack(
     for name, content in (entries or {}).items():
         _set_entry(schema, tree, name, content)
 
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
-        def StartVector(self, elem_size: int, count: int, alignment: int) -> Any:  # noqa: N802
-            # Vectors of bytes are constants' and metadata's data, and custom options.
-            return super().StartVector(
-                elem_size, count, _ALIGNMENT if elem_size == 1 else alignment
-            )
-
-    builder = Builder(len(model) + 1024)
-    builder.Finish(tree.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return writer.pack(tree)
 
 
 def _shorten_names(tree: Any) -> None:
@@ -90,11 +77,3 @@ def _set_entry(schema: Any, tree: Any, name: str, content: bytes) -> None:
     entry = schema.MetadataT()
     entry.name, entry.buffer = name, len(tree.buffers) - 1
     tree.metadata.append(entry)
-
-
-def _schema() -> Any:
-    try:
-        from tflite_micro.tensorflow.lite.micro.python import schema_py_generated
-    except ImportError:
-        raise missing_extra("tflite-micro", "convert", "writing a model") from None
-    return schema_py_generated

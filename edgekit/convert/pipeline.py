@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,15 @@ from edgekit.convert import calibration, metadata, packing, quantize, sources, v
 from edgekit.convert.calibration import Reading, Samples
 from edgekit.convert.metadata import Description, Provenance
 from edgekit.convert.quantize import Io, Quantize
+from edgekit.convert.sources import FloatFile, FloatModel
 from edgekit.errors import ModelError, UsageError
 from edgekit.files import write_atomic
 from edgekit.graph import read_model
+from edgekit.quantize.recipe import Recipe
 from edgekit.records import to_json
 
 if TYPE_CHECKING:
-    from edgekit.convert.sources import FloatModel, Source
+    from edgekit.convert.sources import Source
     from edgekit.graph import Model
 
 _RANDOM = "random"
@@ -49,6 +51,8 @@ class Request:
     custom_objects: Path | None = None
     signature: str | None = None
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    #: for edgekit's own quantiser; without it TensorFlow's is used, but for float .tflite files
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Report:
     targets: Mapping[str, Any]
     metadata: metadata.ModelMetadata | None
     warnings: tuple[str, ...]
+    #: ``name``, and for edgekit's ``recipe``, ``techniques`` and what they report
+    quantizer: Mapping[str, Any] = field(default_factory=dict)
 
 
 def convert(
@@ -100,9 +106,10 @@ def convert(
     source = sources.identify(request.source)
     if request.output.resolve() == request.source.resolve():
         raise UsageError("the output would replace the source", str(request.output))
-    if source.format == "tflite":
+    if source.format == "tflite" and verify.is_quantized(read_model(source.path)):
         content, outcome = _pass_through(source, request)
     else:
+        request = _with_recipe(request, source)
         quantize.io_type(request.quantize, request.io)
         _require_calibration(request, source)
         # Loading TensorFlow takes seconds: what is missing is told before.
@@ -129,6 +136,43 @@ class Outcome:
     uncalibrated: bool
     quality: verify.Quality | None
     warnings: tuple[str, ...]
+    quantizer: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _with_recipe(request: Request, source: Source) -> Request:
+    """The request with the recipe that is followed, if edgekit's quantiser is used.
+
+    Raises:
+        UsageError: the settings make no sense together.
+    """
+    recipe = request.recipe
+    if source.format == "tflite":
+        for name, given in (
+            ("--input-shape", bool(request.input_shapes)),
+            ("--signature", request.signature is not None),
+            ("--custom-objects", request.custom_objects is not None),
+        ):
+            if given:
+                raise UsageError(f"{name} is of no use for a .tflite file", str(source.path))
+        recipe = recipe or Recipe()
+    if recipe is None:
+        return request
+    if not quantize.needs_calibration(request.quantize):
+        raise UsageError(
+            f"--quantize {request.quantize} leaves activations float: edgekit's quantiser has "
+            "nothing to choose",
+            str(source.path),
+            "--quantize int8 or int16x8"
+            if source.format == "tflite"
+            else f"--quantize {request.quantize} without the options of edgekit's quantiser",
+        )
+    recipe = replace(
+        recipe,
+        form="int16" if request.quantize == "int16x8" else "int8",
+        per_tensor_dense=request.per_tensor_dense,
+    )
+    recipe.check()
+    return replace(request, recipe=recipe)
 
 
 def from_float(
@@ -138,32 +182,50 @@ def from_float(
     mode = request.quantize
     io = quantize.io_type(mode, request.io)
     progress(f"loading {source.path.name}")
-    model = sources.load(
-        source,
-        allow_custom_code=request.allow_custom_code,
-        custom_objects=request.custom_objects,
-        signature=request.signature,
-        input_shapes=request.input_shapes,
-    )
+    model: FloatModel | FloatFile
+    if source.format == "tflite":
+        from edgekit.quantize.prepare import prepare
+
+        model = sources.open_file(prepare(read_model(source.path), isolated=False))
+    else:
+        model = sources.load(
+            source,
+            allow_custom_code=request.allow_custom_code,
+            custom_objects=request.custom_objects,
+            signature=request.signature,
+            input_shapes=request.input_shapes,
+        )
     for_ranges, for_quality, data = _samples(request, model)
     count = len(for_ranges) if for_ranges is not None else 0
     progress(f"converting to {mode}" + (f" with {count} calibration samples" if count else ""))
-    raw = quantize.quantize(model, mode, io, for_ranges, per_tensor_dense=request.per_tensor_dense)
+    details: Mapping[str, Any] = {"name": metadata.TENSORFLOW}
+    notes: tuple[str, ...] = ()
+    if request.recipe is not None and for_ranges is not None:
+        raw, details, notes = _own_quantizer(
+            source, model, request.recipe, io, for_ranges, progress
+        )
+    elif isinstance(model, FloatModel):
+        raw = quantize.quantize(
+            model, mode, io, for_ranges, per_tensor_dense=request.per_tensor_dense
+        )
+    else:
+        raise UsageError("quantising a .tflite file needs samples", str(source.path))
     calibrated = "none"
     if for_ranges is not None:
         calibrated = for_ranges.kind
     elif quantize.needs_calibration(mode):
         calibrated = "trained"
     provenance = Provenance(
-        edgekit.__version__, source.sha256, source.format, mode, io, calibrated, count
-    )
+        edgekit.__version__, source.sha256, source.format, mode, io, calibrated, count,
+        _title(details),
+    )  # fmt: skip
     content = packing.repack(
         raw,
         entries={metadata.ENTRY: metadata.provenance_entry(provenance)},
         description=_UNCALIBRATED if provenance.uncalibrated else "",
         output_names=_names(model.outputs),
     )
-    warnings = list(for_ranges.warnings) if for_ranges is not None else []
+    warnings = [*(for_ranges.warnings if for_ranges is not None else ()), *notes]
     if provenance.uncalibrated:
         warnings.append(
             "uncalibrated: the ranges come from random values, and the model is good for "
@@ -177,15 +239,52 @@ def from_float(
         quality = _quality(model, read_model(content), for_quality, data)
         warnings.extend(w for w in for_quality.warnings if w not in warnings)
     stated = {"kind": calibrated, "samples": count}
-    outcome = Outcome(mode, io, stated, provenance.uncalibrated, quality, tuple(warnings))
+    outcome = Outcome(mode, io, stated, provenance.uncalibrated, quality, tuple(warnings), details)
     return content, outcome
+
+
+def _own_quantizer(
+    source: Source,
+    model: FloatModel | FloatFile,
+    recipe: Recipe,
+    io: Io,
+    samples: Samples,
+    progress: Callable[[str], None],
+) -> tuple[bytes, Mapping[str, Any], tuple[str, ...]]:
+    """The integer model by edgekit's quantiser, what it reports, and what to warn of."""
+    from edgekit.quantize.quantizer import quantize as quantize_graph
+
+    if isinstance(model, FloatModel):
+        graph = read_model(quantize.float_tflite(model), source.path.stem)
+        order = _input_order(model, graph)
+    else:
+        # The file itself, so that what was made float again is told.
+        graph = read_model(source.path)
+        order = list(range(len(model.inputs)))
+    inputs = [[samples.sample(i)[place] for place in order] for i in range(len(samples))]
+    labels = samples.labels if recipe.mixed or recipe.sensitivity else None
+    done = quantize_graph(
+        graph, inputs, recipe, io=io, labels=labels, progress=progress, isolated=False
+    )
+    details = {"name": "edgekit", "recipe": to_json(recipe), **to_json(done.report)}
+    return done.content, details, done.report.notes
+
+
+def _title(details: Mapping[str, Any]) -> str:
+    """The quantiser as the model's provenance names it."""
+    techniques = details.get("techniques", ())
+    return ": ".join([str(details["name"]), *([", ".join(techniques)] if techniques else [])])
 
 
 def _require_calibration(request: Request, source: Source) -> None:
     if (
         request.calibration_data is None
         and quantize.needs_calibration(request.quantize)
-        and not (request.quantize == "int8" and sources.is_quantization_aware(source))
+        and not (
+            request.quantize == "int8"
+            and request.recipe is None
+            and sources.is_quantization_aware(source)
+        )
     ):
         raise UsageError(
             f"--quantize {request.quantize} needs samples to find the ranges of activations",
@@ -194,7 +293,9 @@ def _require_calibration(request: Request, source: Source) -> None:
         )
 
 
-def _samples(request: Request, model: FloatModel) -> tuple[Samples | None, Samples | None, str]:
+def _samples(
+    request: Request, model: FloatModel | FloatFile
+) -> tuple[Samples | None, Samples | None, str]:
     """Samples to calibrate with, samples to compare on, and what the latter are."""
     given: Samples | None = None
     if request.calibration_data == _RANDOM:
@@ -225,7 +326,9 @@ def _samples(request: Request, model: FloatModel) -> tuple[Samples | None, Sampl
     return given, for_quality.take(calibration.spaced(len(for_quality), most)), data
 
 
-def _quality(model: FloatModel, converted: Model, samples: Samples, data: str) -> verify.Quality:
+def _quality(
+    model: FloatModel | FloatFile, converted: Model, samples: Samples, data: str
+) -> verify.Quality:
     order = _input_order(model, converted)
     runtime, integers = verify.integer_outputs(converted, samples, order)
     return verify.compare(
@@ -238,7 +341,7 @@ def _quality(model: FloatModel, converted: Model, samples: Samples, data: str) -
     )
 
 
-def _input_order(model: FloatModel, converted: Model) -> list[int]:
+def _input_order(model: FloatModel | FloatFile, converted: Model) -> list[int]:
     """For each input of the converted model its place among the float model's."""
     names = [re.sub(r"\W", "_", port.name) for port in model.inputs]
     order = [
@@ -263,13 +366,6 @@ def _names(ports: tuple[sources.Port, ...]) -> list[str]:
 
 def _pass_through(source: Source, request: Request) -> tuple[bytes, Outcome]:
     model = read_model(source.path)
-    if not verify.is_quantized(model):
-        raise ModelError(
-            "this .tflite model is float: quantising one is not supported, only the trained "
-            "model that it was made from",
-            str(source.path),
-            "edgekit convert on the .keras or .h5 file or the SavedModel",
-        )
     _refuse_settings(request, source)
     found = metadata.read_provenance(model)
     io_types = {t.dtype for t in (*model.input_tensors, *model.output_tensors)}
@@ -286,6 +382,7 @@ def _pass_through(source: Source, request: Request) -> tuple[bytes, Outcome]:
         uncalibrated=found is not None and found.uncalibrated,
         quality=None,
         warnings=tuple(warnings),
+        quantizer={"name": found.quantizer if found else "unknown"},
     )
     return model.raw, outcome
 
@@ -301,6 +398,7 @@ def _refuse_settings(request: Request, source: Source) -> None:
         "--input-shape": bool(request.input_shapes),
         "--signature": request.signature is not None,
         "--custom-objects": request.custom_objects is not None,
+        "an option of edgekit's quantiser": request.recipe is not None,
     }
     given = [name for name, is_given in settings.items() if is_given]
     if given:
@@ -348,6 +446,7 @@ def _finish(source: Source, request: Request, content: bytes, outcome: Outcome) 
         targets=verify.on_targets(model),
         metadata=metadata.read_metadata(model),
         warnings=tuple(warnings),
+        quantizer=outcome.quantizer,
     )
     write_atomic(request.output, content)
     write_atomic(manifest_path(request.output), _manifest(report))

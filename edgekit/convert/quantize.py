@@ -118,12 +118,35 @@ def quantize(
     return result
 
 
+def float_tflite(model: FloatModel) -> bytes:
+    """The model as a float ``.tflite`` file: batch norms folded, activations fused, no more.
+
+    Raises:
+        ConversionFailed: TensorFlow Lite has no form for an operator.
+    """
+    tf = frameworks.tensorflow()
+    with frameworks.captured_output() as printed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            converter = tf.lite.TFLiteConverter.from_concrete_functions([model.function])
+            result: bytes = bytes(converter.convert())
+        except (KeyboardInterrupt, MemoryError):
+            raise
+        except Exception as error:
+            failure: Exception | None = error
+        else:
+            failure = None
+    if failure is not None:
+        raise _explain(failure, "float", printed()) from None
+    return result
+
+
 def _feed(samples: Samples) -> Iterator[list[Any]]:
     for index in range(len(samples)):
         yield samples.sample(index)
 
 
-def _explain(error: Exception, mode: Quantize, log: str) -> ConversionFailed:
+def _explain(error: Exception, mode: str, log: str) -> ConversionFailed:
     """One sentence for what the converter's compiler says in hundreds of lines."""
     text = f"{error}\n{log}"
     where = None

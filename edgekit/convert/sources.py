@@ -36,6 +36,8 @@ from edgekit.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgekit.graph import Model
+
 Format = Literal["keras", "h5", "savedmodel", "tflite"]
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -90,6 +92,38 @@ class FloatModel:
         tf = frameworks.tensorflow()
         results = self.function(*(tf.constant(array) for array in sample))
         return [result.numpy() for result in results]
+
+
+@dataclass(frozen=True)
+class FloatFile:
+    """A float ``.tflite`` file that runs like a :class:`FloatModel`; see :func:`open_file`."""
+
+    model: Model
+    runner: Any
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return tuple(Port(t.name, t.shape, t.dtype) for t in self.model.input_tensors)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return tuple(Port(t.name, t.shape, t.dtype) for t in self.model.output_tensors)
+
+    def run(self, sample: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs for one sample, whose arrays have the ports' shapes and types."""
+        results: list[NDArray[Any]] = self.runner.invoke(*sample)
+        return results
+
+
+def open_file(model: Model) -> FloatFile:
+    """A float ``.tflite`` model in TensorFlow Lite, in this process.
+
+    Raises:
+        ModelError: the runtime does not take the model.
+    """
+    from edgekit.runtimes import open_runner
+
+    return FloatFile(model, open_runner("litert", model.raw, isolated=False))
 
 
 def identify(path: Path) -> Source:
@@ -266,12 +300,18 @@ def _keras_config(source: Source) -> Any:
         ) from None
 
 
-def _load_keras(
+def load_keras(
     source: Source,
-    allow_custom_code: bool,
-    custom_objects: Path | None,
-    shapes: dict[str, tuple[int, ...]],
-) -> FloatModel:
+    *,
+    allow_custom_code: bool = False,
+    custom_objects: Path | None = None,
+) -> tuple[Any, Any]:
+    """Loads a ``.keras`` or ``.h5`` file: the Keras module that it belongs to, and the model.
+
+    Raises:
+        ModelError: the file is damaged or needs code that is not allowed.
+        MissingDependency: TensorFlow or Keras is not installed.
+    """
     place = str(source.path)
     config = _keras_config(source)
     custom_code.check(
@@ -307,6 +347,33 @@ def _load_keras(
         raise
     except Exception as error:
         raise _load_failure(error, place) from None
+    return keras, model
+
+
+def traced_keras(
+    model: Any, place: str, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> FloatModel:
+    """A Keras model of either generation as one function.
+
+    Raises:
+        ModelError: the model has no fixed inputs, or cannot be traced.
+    """
+    return _traced_keras(model, dict(input_shapes or {}), place)
+
+
+def _load_keras(
+    source: Source,
+    allow_custom_code: bool,
+    custom_objects: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+) -> FloatModel:
+    _, model = load_keras(
+        source, allow_custom_code=allow_custom_code, custom_objects=custom_objects
+    )
+    return _traced_keras(model, shapes, str(source.path))
+
+
+def _traced_keras(model: Any, shapes: dict[str, tuple[int, ...]], place: str) -> FloatModel:
     tf = frameworks.tensorflow()
     tensors = getattr(model, "inputs", None)
     if not tensors:

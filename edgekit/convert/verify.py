@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.convert.calibration import Samples
-    from edgekit.convert.sources import FloatModel
+    from edgekit.convert.sources import FloatFile, FloatModel
     from edgekit.graph import Model, Op, Tensor
 
 _INTEGERS = {
@@ -101,7 +101,7 @@ def is_quantized(model: Model) -> bool:
     return False
 
 
-def float_outputs(model: FloatModel, samples: Samples) -> list[list[NDArray[Any]]]:
+def float_outputs(model: FloatModel | FloatFile, samples: Samples) -> list[list[NDArray[Any]]]:
     """The float model's outputs, one list per sample."""
     return [model.run(samples.sample(i)) for i in range(len(samples))]
 
