@@ -168,16 +168,11 @@ def samples(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.floa
     return values.astype(np.float32)
 
 
-def build(name: str, path: Path) -> None:
-    """Makes a model and converts it to int8 at ``path``."""
+def as_trained(model: Any, data: NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Gives an untrained model what training leaves: statistics of the data in the batch
+    normalisations, scales, offsets and biases that are no constants."""
     import keras
 
-    from edgekit.convert.pipeline import Request, convert
-
-    keras.utils.set_random_seed(SEED)
-    rng = np.random.default_rng(SEED)
-    model = MODELS[name]()
-    data = samples(model.input_shape[1:], rng)
     normalizations = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
@@ -185,34 +180,57 @@ def build(name: str, path: Path) -> None:
         layer.momentum = 0.0  # one pass in training mode takes the data's statistics
         layer.gamma.assign(rng.uniform(0.6, 1.4, layer.gamma.shape))
         layer.beta.assign(rng.normal(0, 0.3, layer.beta.shape))
+    for variable in model.trainable_weights:
+        if variable.name == "bias" and not variable.numpy().any():
+            variable.assign(rng.normal(0, 0.1, variable.shape))
     if normalizations:
         model(data, training=True)
+
+
+def build(name: str, path: Path) -> None:
+    """Makes a model and converts it to int8 at ``path``."""
+    import keras
+
+    keras.utils.set_random_seed(SEED)
+    rng = np.random.default_rng(SEED)
+    model = MODELS[name]()
+    data = samples(model.input_shape[1:], rng)
+    as_trained(model, data, rng)
     with tempfile.TemporaryDirectory() as folder:
-        saved, calibration = Path(folder) / f"{name}.keras", Path(folder) / "x.npz"
+        saved = Path(folder) / f"{name}.keras"
         model.save(saved)
+        convert_file(saved, path, data)
+
+
+def convert_file(saved: Path, path: Path, data: NDArray[np.float32]) -> None:
+    """Converts a Keras file to int8 at ``path``, calibrated with ``data``."""
+    from edgekit.convert.pipeline import Request, convert
+
+    with tempfile.TemporaryDirectory() as folder:
+        calibration = Path(folder) / "x.npz"
         np.savez(calibration, x=data)
         convert(
             Request(source=saved, output=path, calibration_data=calibration),
-            lambda stage: print(f"{name}: {stage}", file=sys.stderr),
+            lambda stage: print(f"{path.stem}: {stage}", file=sys.stderr),
         )
 
 
 # -- measuring ------------------------------------------------------------------------------
 
 
-def run(path: Path, core: str, inputs: int, *settings: str) -> dict[str, Any]:
+def run(path: Path, target: str, inputs: int, *settings: str) -> dict[str, Any]:
     """The JSON report of ``edgekit run``."""
     command = [
-        sys.executable, "-m", "edgekit", "run", str(path), "--target", TARGETS[core],
+        sys.executable, "-m", "edgekit", "run", str(path), "--target", target,
         "--inputs", str(inputs), "--seed", str(SEED), "--runs", "1", "--warmups", "0", "--json",
         *(word for setting in settings for word in ("--set", setting)),
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if not result.stdout:
-        raise SystemExit(f"{path.name} on {core}: {result.stderr.strip()}")
+        raise SystemExit(f"{path.name} on {target}: {result.stderr.strip()}")
     report: dict[str, Any] = json.loads(result.stdout)
     if "error" in report:
-        raise SystemExit(f"{path.name} on {core}: {report['error']}")
+        raise SystemExit(f"{path.name} on {target}: {report['error']}")
     return report
 
 
@@ -221,7 +239,7 @@ def compare(name: str, path: Path, core: str, inputs: int) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name, "core": core}
     for kind, settings in (("default", ()), ("portable", ("kernels=portable",))):
         print(f"{name} on {core}, {kind}", file=sys.stderr, flush=True)
-        report = run(path, core, inputs, *settings)
+        report = run(path, TARGETS[core], inputs, *settings)
         memory = report["memory"]
         row["macs"] = report["model"]["macs"]
         row[kind] = {

@@ -215,7 +215,7 @@ TOOLS = (
 EXTRAS = {
     "base": ("every verb", "nothing"),
     "convert": (
-        "convert; validate against LiteRT",
+        "convert, zoo build; validate against LiteRT",
         "every verb on models that are .tflite files already",
     ),
     "sim": (
