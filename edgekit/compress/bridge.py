@@ -20,6 +20,8 @@ _DROPPED = (
     "renorm_momentum", "synchronized", "lora_rank", "lora_alpha", "flash_attention",
     "zero_output_for_mask",
 )  # fmt: skip
+#: Activations by whose names Keras 2 means another function, or none.
+_OTHER_FUNCTIONS = {"hard_sigmoid", "hard_silu", "hard_swish", "leaky_relu"}
 _MERGED = {"Add": "Add", "Multiply": "Multiply", "Subtract": "Subtract", "Maximum": "Maximum"}
 
 
@@ -92,15 +94,25 @@ def _counterpart(keras: Any, call: Call) -> Any:
         raise ModelError(f"Keras 2 does not take {call.kind} '{call.name}': {text}") from None
 
 
+def _same_function(name: str, call: Call) -> str:
+    if name in _OTHER_FUNCTIONS:
+        raise ModelError(
+            f"{call.kind} '{call.name}' uses {name}, which is another function in Keras 2"
+        )
+    return name
+
+
 def _plain(value: Any, call: Call) -> Any:
     """A setting without Keras 3's way of naming classes."""
+    if isinstance(value, str) and value in _OTHER_FUNCTIONS:
+        return _same_function(value, call)
     if not (isinstance(value, dict) and "class_name" in value):
         return value
     inner = value.get("config")
     if value["class_name"] in ("L1", "L2", "L1L2") and isinstance(inner, dict):
         return {"class_name": value["class_name"], "config": inner}
     if value["class_name"] == "function" and isinstance(inner, str):
-        return inner
+        return _same_function(inner, call)
     raise ModelError(
         f"{call.kind} '{call.name}' uses {value['class_name']}, which is not carried to Keras 2"
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from edgekit.compress import keras_graph
 from edgekit.compress.keras_graph import KerasGraph
 from edgekit.convert import frameworks, sources
-from edgekit.errors import ModelError
+from edgekit.errors import EdgekitError, ModelError
+from edgekit.kerasfile import save_keras
 
 if TYPE_CHECKING:
     from edgekit.convert.sources import Port, Source
@@ -113,29 +112,18 @@ def save(graph: KerasGraph, path: Path) -> None:
     temporary = path.with_name(f".saving-{path.name}")
     try:
         with frameworks.captured_output():
-            graph.model.save(str(temporary))
-        if path.suffix == ".keras":
-            _without_dates(temporary)
-        temporary.replace(path)
-    except (KeyboardInterrupt, MemoryError):
+            if path.suffix == ".keras":
+                save_keras(graph.model, path)
+            else:
+                graph.model.save(str(temporary))
+                temporary.replace(path)
+    except (KeyboardInterrupt, MemoryError, EdgekitError):
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise ModelError(f"Keras cannot save the model: {text}", str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _without_dates(path: Path) -> None:
-    """Rewrites a ``.keras`` archive without the time at which it was made."""
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    metadata = json.loads(contents["metadata.json"])
-    metadata.pop("date_saved", None)
-    contents["metadata.json"] = json.dumps(metadata).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
 
 
 def restore(keras: Any, path: Path) -> KerasGraph:

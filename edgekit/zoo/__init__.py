@@ -212,31 +212,10 @@ def save(model: Model, path: Path) -> bytes:
     Raises:
         UsageError: the name does not end in ``.keras``, or the folder cannot be written.
     """
-    import io
-    import json
-    import tempfile
-    import zipfile
-
-    from edgekit.files import write_atomic
+    from edgekit.kerasfile import save_keras
 
     _check_output(path)
-    content = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder) / "model.keras"
-        model.save(saved)
-        with zipfile.ZipFile(saved) as old, zipfile.ZipFile(content, "w") as new:
-            for name in sorted(old.namelist()):
-                entry = old.read(name)
-                if name == "metadata.json":
-                    version = json.loads(entry)["keras_version"]
-                    entry = json.dumps({"keras_version": version}).encode()
-                elif name == "config.json":
-                    config = json.loads(entry)
-                    _number_shared_objects(config, {})
-                    entry = json.dumps(config).encode()
-                new.writestr(zipfile.ZipInfo(name), entry)
-    write_atomic(path, content.getvalue())
-    return content.getvalue()
+    return save_keras(model, path)
 
 
 def _check_output(path: Path) -> None:
@@ -244,16 +223,3 @@ def _check_output(path: Path) -> None:
         raise UsageError("Keras saves models in files that end in .keras", str(path))
     if not path.parent.is_dir():
         raise UsageError("the output's folder does not exist", str(path.parent))
-
-
-def _number_shared_objects(node: Any, numbers: dict[int, int]) -> None:
-    """Numbers objects that several layers share in their order, instead of by their address."""
-    if isinstance(node, dict):
-        if "shared_object_id" in node:
-            address = node["shared_object_id"]
-            node["shared_object_id"] = numbers.setdefault(address, len(numbers))
-        for item in node.values():
-            _number_shared_objects(item, numbers)
-    elif isinstance(node, list):
-        for item in node:
-            _number_shared_objects(item, numbers)

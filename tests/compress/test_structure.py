@@ -237,3 +237,14 @@ def test_what_keras_2_does_not_know_is_named() -> None:
     model = keras.Model(image, keras.layers.Flatten()(x))
     with pytest.raises(ModelError, match=r"Relu '\w+' has no counterpart in Keras 2"):
         to_keras2(read_graph(keras, model))
+
+
+def test_functions_of_the_same_name_are_not_taken_for_the_same() -> None:
+    """Keras 2's hard sigmoid has another slope."""
+    from edgekit.compress.bridge import to_keras2
+
+    keras = frameworks.keras3()
+    image = keras.Input((4,))
+    model = keras.Model(image, keras.layers.Dense(3, activation="hard_sigmoid", name="d")(image))
+    with pytest.raises(ModelError, match="'d' uses hard_sigmoid, which is another function"):
+        to_keras2(read_graph(keras, model))
