@@ -200,8 +200,14 @@ def command(
         custom_objects=custom_objects,
         signature=signature,
     )
-    with console.stages() as stages:
-        report = pipeline.compress(request, stages.progress, stages.note)
+    try:
+        with console.stages() as stages:
+            report = pipeline.compress(request, stages.progress, stages.note)
+    except KeyboardInterrupt:
+        unfinished = pipeline.work_folder(output)
+        if unfinished.exists():
+            console.note(f"{unfinished.name} keeps what is done: the same command goes on from it")
+        raise
     if as_json:
         from edgekit.records import to_json
 

@@ -402,11 +402,16 @@ def _write(
     return report
 
 
+def work_folder(output: Path) -> Path:
+    """Where a run keeps its checkpoints until it is complete."""
+    return output.absolute().with_name(f"{output.name}.unfinished")
+
+
 class _Work:
     """The folder of an unfinished run: what it is a run of, and how far it came."""
 
     def __init__(self, request: Request, loaded: Loaded, found: Data, task: tasks.Task) -> None:
-        self.folder = request.output.absolute().with_name(f"{request.output.name}.unfinished")
+        self.folder = work_folder(request.output)
         identity = {
             "edgekit": edgekit.__version__,
             "source": loaded.source.sha256,

@@ -176,6 +176,8 @@ class Trainer:
         training, validation = self._validation()
         epochs, resumed = self._resume()
         first = len(epochs)
+        if resumed:
+            self.progress(f"{self.title}, resumed", first, settings.epochs)
         stopped = bool(epochs) and self._reached(epochs[-1])
         for number in range(first, settings.epochs):
             if stopped:
