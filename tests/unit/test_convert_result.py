@@ -197,8 +197,22 @@ def test_missing_tensorflow_names_the_extra(tmp_path: Path) -> None:
 
 def test_wrong_requests_leave_nothing(tmp_path: Path, mlperf: Path) -> None:
     output = tmp_path / "o.tflite"
-    cases = [
-        (pipeline.Request(mlperf / "kws_dscnn_float.tflite", output), ModelError, "float"),
+    cases: list[tuple[pipeline.Request, type[Exception], str]] = [
+        (
+            pipeline.Request(mlperf / "kws_dscnn_float.tflite", output),
+            UsageError,
+            "needs samples",
+        ),
+        (
+            pipeline.Request(
+                mlperf / "kws_dscnn_float.tflite",
+                output,
+                calibration_data="random",
+                quantize="float16",
+            ),
+            UsageError,
+            "leaves activations float",
+        ),
         (pipeline.Request(DIGITS / "digits.keras", output), UsageError, "needs samples"),
         (
             pipeline.Request(DIGITS / "digits.keras", output, quantize="int16x8", io="uint8"),

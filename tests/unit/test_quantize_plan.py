@@ -371,10 +371,12 @@ def test_least_squared_error_finds_the_best_range() -> None:
     assert module.activation_range(_values(pixels), "int8", 0.0) == (0.0, 255.0)
 
 
-def test_weights_of_least_squared_error_are_never_worse() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("number", range(8))
+def test_weights_of_least_squared_error_are_never_worse(number: int) -> None:
+    rng = np.random.default_rng(number)
     rows = rng.laplace(0, 1, (6, 4000))
-    rows[2], rows[3] = rng.uniform(-1, 1, 4000), 0.0
+    rows[2], rows[3], rows[4] = rng.uniform(-1, 1, 4000), 0.0, rng.normal(0, 1e-3, 4000)
+    rows[5, 9:] = 0.0
     found = ranges.parse("mse").magnitudes(rows)
 
     def error(magnitudes: np.ndarray) -> np.ndarray:
@@ -382,10 +384,30 @@ def test_weights_of_least_squared_error_are_never_worse() -> None:
         return ((np.clip(np.rint(rows / scales), -127, 127) * scales - rows) ** 2).sum(axis=1)
 
     largest = np.abs(rows).max(axis=1)
-    assert (error(found) <= error(largest) + 1e-12).all()
+    assert (error(found) <= error(largest)).all()
     best = np.min([error(largest * share) for share in np.linspace(0.3, 1, 300)], axis=0)
-    assert (error(found) <= 1.01 * best + 1e-12).all()
-    assert error(found)[0] < 0.97 * error(largest)[0]
+    # The error of the nine weights is all jumps: there a grid finds what it happens to hit.
+    assert (error(found)[:5] <= 1.01 * best[:5]).all()
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_activations_of_least_squared_error_are_never_worse(number: int) -> None:
+    rng = np.random.default_rng(number)
+    module = ranges.parse("mse")._module()
+    for samples in (
+        rng.normal(0.3, 1, 20_000),
+        rng.laplace(-1, 1, 20_000),
+        rng.uniform(-3, 1, 20_000),
+        np.abs(rng.standard_cauchy(2_000)),
+        rng.standard_normal(11),
+    ):
+        values = _values(samples)
+        found = values.histogram
+        assert found is not None
+        # What is minimised is the histogram's error.
+        centres = np.repeat(found.centres, found.counts.astype(int))
+        low, high = module.activation_range(values, "int8", 0.0)
+        assert _error(centres, low, high) <= _error(centres, values.low, values.high) * (1 + 1e-6)
 
 
 def test_settings_of_ranges_and_mixtures() -> None:

@@ -33,6 +33,10 @@ _FINE = 20
 #: Ranges below this share clip more than any rounding could cost.
 _SMALLEST = 0.05
 _ROUNDS = 2
+#: The same of weights, which are few and searched for all channels at once.
+_COARSE_WEIGHTS = 60
+_FINE_WEIGHTS = 60
+_SMALLEST_WEIGHTS = 0.3
 
 
 def activation_range(values: Values, form: Form, argument: float) -> tuple[float, float]:
@@ -58,46 +62,61 @@ def activation_range(values: Values, form: Form, argument: float) -> tuple[float
     bottom, top = low, high
     for _ in range(_ROUNDS):
         if high > 0:
-            top = high * _search(partial(_shrunk_high, error, bottom, high))
+            top = _search(partial(error, bottom), high, top)
         if low < 0:
-            bottom = low * _search(partial(_shrunk_low, error, low, top))
+            bottom = _search(partial(_with_top, error, top), low, bottom)
         if low == 0 or high == 0:
             break
     return bottom, top
 
 
-_Error = Callable[[float, float], float]
+def _with_top(error: Callable[[float, float], float], top: float, bottom: float) -> float:
+    return error(bottom, top)
 
 
-def _shrunk_high(error: _Error, bottom: float, high: float, share: float) -> float:
-    return error(bottom, high * share)
-
-
-def _shrunk_low(error: _Error, low: float, top: float, share: float) -> float:
-    return error(low * share, top)
-
-
-def _search(error: Callable[[float], float]) -> float:
-    """The share from :data:`_SMALLEST` to 1 with the least error; of equals the largest."""
+def _search(error: Callable[[float], float], full: float, found: float) -> float:
+    """The end of a range with the least error, from :data:`_SMALLEST` of ``full`` to all of it;
+    never one that is worse than ``found``, and of equals the widest."""
     import numpy as np
 
-    coarse = np.linspace(1.0, _SMALLEST, _COARSE)
-    best = float(coarse[int(np.argmin([error(float(s)) for s in coarse]))])
-    width = (1.0 - _SMALLEST) / (_COARSE - 1)
-    fine = np.linspace(min(best + width, 1.0), max(best - width, _SMALLEST), _FINE)
-    return float(fine[int(np.argmin([error(float(s)) for s in fine]))])
+    tried: dict[float, float] = {end: error(end) for end in (full, found)}
+
+    def best() -> float:
+        return min(tried.items(), key=lambda item: (item[1], -abs(item[0])))[0]
+
+    width = abs(full) * (1.0 - _SMALLEST) / (_COARSE - 1)
+    tried.update((float(e), error(float(e))) for e in np.linspace(full, full * _SMALLEST, _COARSE))
+    coarse = abs(best())
+    fine = np.linspace(
+        min(coarse + width, abs(full)), max(coarse - width, abs(full) * _SMALLEST), _FINE
+    )
+    tried.update((float(e), error(float(e))) for e in np.copysign(fine, full))
+    return best()
 
 
 def weight_magnitudes(rows: Reals) -> Reals:
-    """The largest magnitude that each row's scale holds."""
+    """The largest magnitude that each row's scale holds.
+
+    The errors are those of the scales as float32. The largest magnitude itself is the first
+    that is tried: the result is never worse than it.
+    """
     import numpy as np
 
     largest: Reals = np.abs(rows).max(axis=1)
-    best, least = largest.copy(), np.full(largest.shape, np.inf)
-    for share in np.linspace(1.0, 0.3, _COARSE + _FINE):
-        scales = parameters.weight_scales(largest * share)[:, None]
+    best, least = np.ones(largest.shape), np.full(largest.shape, np.inf)
+
+    def try_shares(shares: Reals) -> None:
+        scales = parameters.weight_scales(largest * shares)[:, None]
         limit = parameters.WEIGHT_LIMIT
         error = ((np.clip(np.rint(rows / scales), -limit, limit) * scales - rows) ** 2).sum(axis=1)
         better = error < least
-        best[better], least[better] = (largest * share)[better], error[better]
-    return best
+        best[better], least[better] = shares[better], error[better]
+
+    coarse = np.linspace(1.0, _SMALLEST_WEIGHTS, _COARSE_WEIGHTS)
+    for share in coarse:
+        try_shares(np.full(largest.shape, share))
+    # The error jumps where a value changes its step: the fine grid has to be fine.
+    around, width = best.copy(), (1.0 - _SMALLEST_WEIGHTS) / (_COARSE_WEIGHTS - 1)
+    for offset in np.linspace(width, -width, _FINE_WEIGHTS):
+        try_shares(np.clip(around + offset, _SMALLEST_WEIGHTS, 1.0))
+    return largest * best
