@@ -52,7 +52,7 @@ class Settings:
         "for the multiplications that they take",
     )
     multiple: int = option(4, "channels that stay come in multiples of", at_least=1, at_most=64)
-    rounds: int = option(3, "prune and train in so many rounds", at_least=1, at_most=100)
+    rounds: int = option(1, "prune and train in so many rounds", at_least=1, at_most=100)
     samples: int = option(512, "training samples for the saliency", at_least=1)
     skip: tuple[str, ...] = option((), "layers whose channels all stay")
     max_latency: str | None = option(None, "instead of a share: longest inference, such as 50ms")
