@@ -49,7 +49,7 @@ def subjects(models: Path, data: Path, work: Path) -> dict[str, Subject]:
         "kws": Subject(
             models / "kws_dscnn_savedmodel", data / "kws01.npz", None,
             "scale=0.5847029,zero_point=83",
-            ("epochs=40", "learning-rate=1e-3", "augment=[{specaugment: {shift: 0.1}}]"),
+            ("epochs=25", "learning-rate=1e-3", "augment=[{specaugment: {shift: 0.1}}]"),
         ),
         "vww": Subject(
             models / "vww_mobilenet.h5", data / "vww01.npz", None, "0..1",
