@@ -71,7 +71,7 @@ def check(
 def test_virtual(
     shared: Path, tmp_path: Path, name: str, board: str, sample: float, seed: int
 ) -> None:
-    check(shared, tmp_path, name, board, "virtual", max(3, int(20 * sample)), seed)
+    check(shared, tmp_path, name, board, "virtual", max(2, int(10 * sample)), seed)
 
 
 @pytest.mark.slow
@@ -81,4 +81,4 @@ def test_virtual(
 def test_qemu(
     shared: Path, tmp_path: Path, name: str, board: str, sample: float, seed: int
 ) -> None:
-    check(shared, tmp_path, name, board, "qemu", max(3, int(20 * sample)), seed)
+    check(shared, tmp_path, name, board, "qemu", max(2, int(10 * sample)), seed)
