@@ -27,7 +27,7 @@ from edgekit.flashers import (
 )
 from edgekit.flashers._process import find_tool, is_installed
 from edgekit.records import Firmware
-from edgekit.targets import Target, list_targets
+from edgekit.targets import Region, Target, list_targets
 from edgekit.wire import Identity
 
 AUTO = "auto"
@@ -106,10 +106,20 @@ def order_of(firmware: Firmware, target: Target, **settings: Any) -> Order:
                 "idf.py build",
             )
         return replace(order_of_idf(folder, target, **settings), firmware=firmware)
-    flash = {region.name for region in target.memory if region.kind == "flash"}
-    start = min(item.address for item in firmware.sections if item.region in flash)
+    flash = {region.name: region for region in target.memory if region.kind == "flash"}
+    start = min(
+        _flash_address(flash[item.region], item.address)
+        for item in firmware.sections
+        if item.region in flash
+    )
     piece = make_piece(start, firmware.images["bin"])
     return Order(target, (piece,), firmware, **settings)
+
+
+def _flash_address(region: Region, address: int) -> int:
+    """Where a flasher writes what the CPU sees at ``address``. A flash that the CPU sees at two
+    addresses has none of its own: bytes are counted from its beginning."""
+    return address if region.fetch_origin is None else region.offset_of(address) or 0
 
 
 def order_of_idf(folder: Path, target: Target, **settings: Any) -> Order:

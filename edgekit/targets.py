@@ -33,6 +33,15 @@ class Region:
     kind: Literal["flash", "ram", "tcm", "rom"]
     origin: int
     nbytes: int
+    #: where the CPU fetches instructions from this flash, if that is elsewhere than its data
+    fetch_origin: int | None = None
+
+    def offset_of(self, address: int) -> int | None:
+        """Offset of an address in this region, seen as data or as code; ``None`` outside."""
+        for origin in (self.origin, self.fetch_origin):
+            if origin is not None and origin <= address < origin + self.nbytes:
+                return address - origin
+        return None
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,9 @@ def _memory(file: YamlFile, node: yaml.Node, key: str) -> tuple[Region, ...]:
             kind=kind,
             origin=file.integer(pairs["origin"][1], "'origin'"),
             nbytes=file.nbytes(pairs["nbytes"][1], "'nbytes'"),
+            fetch_origin=file.integer(pairs["fetch_origin"][1], "'fetch_origin'")
+            if "fetch_origin" in pairs
+            else None,
         )
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", region.name):
             raise file.error(

@@ -1,4 +1,4 @@
-"""The C compiler for firmware: arm-none-eabi-gcc where it is, else ziglang's clang from pip."""
+"""The C compiler for firmware: the core's GCC where it is, else ziglang's clang from pip."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgekit.errors import MissingDependency, UsageError
 from edgekit.targets import Target
 
 CompilerName = Literal["gcc", "zig"]
+Architecture = Literal["arm", "riscv"]
 
 #: Cores that both compilers know, with the names that zig has for them.
 _ZIG_CPU: Mapping[str, str] = {
@@ -28,6 +29,23 @@ _ZIG_CPU: Mapping[str, str] = {
     "cortex-m55": "cortex_m55",
     "cortex-m85": "cortex_m85",
 }
+#: GCCs by architecture, preferred first, each a name on the PATH; and Debian's package.
+_GCC: Mapping[Architecture, tuple[str, ...]] = {
+    "arm": ("arm-none-eabi-gcc",),
+    "riscv": (
+        "riscv64-unknown-elf-gcc",
+        "riscv32-unknown-elf-gcc",
+        "riscv-none-elf-gcc",
+        "riscv32-esp-elf-gcc",
+    ),
+}
+_GCC_PACKAGE: Mapping[Architecture, str] = {
+    "arm": "gcc-arm-none-eabi",
+    "riscv": "gcc-riscv64-unknown-elf",
+}
+_TITLES: Mapping[Architecture, str] = {"arm": "Arm", "riscv": "RISC-V"}
+#: RISC-V instruction sets, with zig's names
+_ZIG_RISCV: Mapping[str, str] = {"rv32imc": "generic_rv32+m+c"}
 _FPUS = ("fpv4-sp-d16", "fpv5-sp-d16", "fpv5-d16")
 #: Extensions as zig's features: its CPU models have neither FPU nor MVE, and not all have DSP.
 _ZIG_FEATURES: Mapping[str, str] = {
@@ -66,8 +84,14 @@ class Toolchain:
     version: str
 
 
-def find_toolchain(name: str | None = None) -> Toolchain:
-    """The compiler called ``name`` ("gcc" or "zig"), or the first that is installed.
+def architecture(target: Target) -> Architecture:
+    """What kind of core a target has, as compilers see it."""
+    return "riscv" if str(target.core).startswith("riscv") else "arm"
+
+
+def find_toolchain(name: str | None = None, target: Target | None = None) -> Toolchain:
+    """The compiler called ``name`` ("gcc" or "zig"), or the first that is installed, for the
+    core of ``target`` (a Cortex-M if there is none).
 
     Raises:
         UsageError: no such compiler is known.
@@ -75,20 +99,21 @@ def find_toolchain(name: str | None = None) -> Toolchain:
     """
     if name not in (None, "gcc", "zig"):
         raise UsageError(f"no compiler is called '{name}'", fix="--compiler gcc or --compiler zig")
-    gcc = shutil.which("arm-none-eabi-gcc")
+    kind = "arm" if target is None else architecture(target)
+    gcc = next((path for path in map(shutil.which, _GCC[kind]) if path), None)
     if name != "zig" and gcc is not None:
         first = _output((gcc, "--version")).splitlines()[0]
         return Toolchain("gcc", (gcc,), first)
     if name == "gcc":
         raise MissingDependency(
-            "arm-none-eabi-gcc is not on the PATH",
-            fix="apt install gcc-arm-none-eabi, or --compiler zig after pip install ziglang",
+            f"{_GCC[kind][0]} is not on the PATH",
+            fix=f"apt install {_GCC_PACKAGE[kind]}, or --compiler zig after pip install ziglang",
         )
     if importlib.util.find_spec("ziglang") is None:
         raise MissingDependency(
-            "there is no compiler for Arm microcontrollers: neither arm-none-eabi-gcc on the PATH "
-            "nor the Python package 'ziglang'",
-            fix="pip install 'edgekit[sim]', or apt install gcc-arm-none-eabi",
+            f"there is no compiler for {_TITLES[kind]} microcontrollers: neither {_GCC[kind][0]} "
+            "on the PATH nor the Python package 'ziglang'",
+            fix=f"pip install 'edgekit[sim]', or apt install {_GCC_PACKAGE[kind]}",
         )
     zig = (sys.executable, "-m", "ziglang")
     return Toolchain("zig", (*zig, "cc"), f"zig cc {_output((*zig, 'version')).strip()}")
@@ -111,12 +136,15 @@ def machine_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
     """Flags that choose the core, its FPU and the calling convention.
 
     Raises:
-        UsageError: the target has no Cortex-M core that the compilers know.
+        UsageError: the target has no core that the compilers know.
     """
     core = target.core or ""
+    if architecture(target) == "riscv":
+        return _riscv_flags(toolchain, target)
     if core not in _ZIG_CPU:
         raise UsageError(
-            f"firmware is built for Cortex-M cores; {target.name} has {core or 'no core'}",
+            f"firmware is built for Cortex-M and RISC-V cores; {target.name} has "
+            f"{core or 'no core'}",
             fix="edgekit targets",
         )
     hard = has_fpu(target)
@@ -130,6 +158,19 @@ def machine_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
     if fpu is not None and not target.has("mve"):
         flags.append(f"-mfpu={fpu}")
     return tuple(flags)
+
+
+def _riscv_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
+    march = next((name for name in target.isa if name in _ZIG_RISCV), None)
+    if march is None:
+        raise UsageError(
+            f"{target.name} names none of the RISC-V instruction sets {', '.join(_ZIG_RISCV)}",
+            target.name,
+        )
+    if toolchain.name == "zig":
+        return ("-target", "riscv32-freestanding-none", f"-mcpu={_ZIG_RISCV[march]}")
+    # no data relative to gp, which the start-up code would have to set
+    return (f"-march={march}", "-mabi=ilp32", "-msmall-data-limit=0")
 
 
 def compile_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:

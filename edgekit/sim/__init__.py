@@ -8,6 +8,7 @@ of the core (:mod:`edgekit.sim.timing`) and carry its error.
 board      memory, CPU, faults, run loop: :class:`edgekit.sim.board.Board`
 counter    counts of executed blocks, by C or by Python (counter.c)
 thumb      what an instruction is and needs, as features of a block
+riscv      the same for RISC-V cores, and what their boards have otherwise
 timing     features to cycles
 system     the system control space: SysTick, NVIC, SCB, DWT
 uart       UARTs at bit level of their registers, and the line to the outside
@@ -34,3 +35,22 @@ A target file says what a board is made of; beyond memory, core and clock the si
     ``instance``, ``base``, ``tx``, ``rx``, ``af``: what the console needs; the simulator
     checks that the firmware really routes these pins.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgekit.sim.board import Board
+    from edgekit.targets import Target
+
+
+def board_class(target: Target) -> type[Board]:
+    """The class of a target's virtual board, by the architecture of its core."""
+    if str(target.core).startswith("riscv"):
+        from edgekit.sim.riscv import RiscvBoard
+
+        return RiscvBoard
+    from edgekit.sim.board import Board
+
+    return Board

@@ -28,7 +28,7 @@ from edgekit.sim.counter import (
 from edgekit.sim.device import BoardFault, Bus
 from edgekit.sim.line import Line, MemoryLine
 from edgekit.sim.rom.memory import PowerLoss
-from edgekit.sim.symbols import Image
+from edgekit.sim.symbols import MACHINES, Image
 from edgekit.sim.system import PENDSV, SVCALL, SYSTICK, SystemControl
 from edgekit.sim.timing import CoreModel, Cycles, estimate_cycles, model_for
 
@@ -45,9 +45,6 @@ _NOWHERE = 0xFFFFFFF0
 _EXCEPTION_RETURN = 0xFFFFFFE0
 #: An LR value of exception entry: thread or handler mode, main stack, no floating point state
 _RETURN_TO_THREAD, _RETURN_TO_HANDLER = 0xFFFFFFF9, 0xFFFFFFF1
-#: Peripheral address spaces (base, bytes): peripherals and the system's own. An RP2040 has two
-#: more of its own.
-_PERIPHERAL_SPACES = ((0x40000000, 0x20000000), (0xE0000000, 0x00100000))
 _STACK_LIMIT_SYMBOLS = ("__stack_limit", "__StackLimit", "_stack_limit")
 
 #: Unicorn's model of each core. Cortex-M0 stands for M0+: same instruction set.
@@ -132,7 +129,10 @@ class Counters:
 
 
 class Board:
-    """One board with one firmware.
+    """One board with one firmware; this class is that of Cortex-M cores.
+
+    :class:`edgekit.sim.riscv.RiscvBoard` replaces what another architecture has otherwise;
+    :func:`edgekit.sim.board_class` tells which one a target needs.
 
     Args:
         target: the board; memory, core, clock and peripherals come from it.
@@ -150,6 +150,17 @@ class Board:
         MissingDependency: a package of the ``sim`` extra is not installed.
     """
 
+    #: Peripheral address spaces (base, bytes): peripherals and the system's own. An RP2040 has
+    #: two more of its own.
+    PERIPHERAL_SPACES: tuple[tuple[int, int], ...] = (
+        (0x40000000, 0x20000000),
+        (0xE0000000, 0x00100000),
+    )
+    #: set in an address to execute the core's instruction set there
+    ENTRY_BIT = _THUMB
+    #: machine of its programs, as ELF calls it
+    MACHINE = "EM_ARM"
+
     def __init__(
         self,
         target: Target,
@@ -163,22 +174,20 @@ class Board:
     ) -> None:
         try:
             import unicorn
-            from unicorn import arm_const
         except ImportError:
             raise missing_extra("unicorn", "sim", "a virtual board") from None
         # Unicorn comes without types
         self._unicorn: Any = unicorn
-        self._const: Any = arm_const
-        if target.core not in _MODELS or "mve" in target.isa:
-            raise UsageError(
-                f"{target.name} cannot be simulated: Unicorn has no {target.core}"
-                + (" with vector instructions" if "mve" in target.isa else ""),
-                fix="--port qemu, if the target names a QEMU machine"
-                if target.sim.get("qemu")
-                else None,
-            )
         self.target = target
+        self._uc, self._const = self._open_cpu()
         self.image = elf if isinstance(elf, Image) else Image(Path(elf))
+        if self.image.machine not in (None, self.MACHINE):
+            raise UsageError(
+                f"this firmware is for {MACHINES[str(self.image.machine)]} cores, and "
+                f"{target.name} has a {target.core}",
+                str(self.image.path),
+                f"edgekit build --target {target.name}",
+            )
         self.profile = profile
         self.line = line or MemoryLine()
         self.reports: list[str] = []
@@ -207,8 +216,6 @@ class Board:
         self._odd_store: tuple[int, bytes] | None = None
         self._replay: Replay | None = None
 
-        self._uc: Any = self._unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB)
-        self._uc.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
         self._interrupt: int | None = None
         self._regions = (*target.memory, *self._family_regions())
         self._memory: list[tuple[int, int, mmap.mmap]] = []
@@ -224,7 +231,7 @@ class Board:
         )
         self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid_access)
         self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
-        for base, nbytes in (*_PERIPHERAL_SPACES, *self._family_spaces()):
+        for base, nbytes in (*self.PERIPHERAL_SPACES, *self._family_spaces()):
             self._uc.mmio_map(base, nbytes, self._mmio_read, base, self._mmio_write, base)
         self.bus = Bus()
         self.system: SystemControl
@@ -234,25 +241,64 @@ class Board:
             debug.attach(self)
         self.reset()
 
+    # the CPU
+
+    def _open_cpu(self) -> tuple[Any, Any]:
+        """Unicorn's CPU of the target's core, and the module with its registers' numbers.
+
+        Raises:
+            UsageError: there is no such CPU.
+        """
+        from unicorn import arm_const
+
+        target = self.target
+        if target.core not in _MODELS or "mve" in target.isa:
+            raise UsageError(
+                f"{target.name} cannot be simulated: Unicorn has no {target.core}"
+                + (" with vector instructions" if "mve" in target.isa else ""),
+                fix="--port qemu, if the target names a QEMU machine"
+                if target.sim.get("qemu")
+                else None,
+            )
+        cpu = self._unicorn.Uc(self._unicorn.UC_ARCH_ARM, self._unicorn.UC_MODE_THUMB)
+        cpu.ctl_set_cpu_model(getattr(arm_const, _MODELS[target.core]))
+        return cpu, arm_const
+
+    def _number(self, register: str) -> int:
+        """Unicorn's number of a register: ``PC``, ``SP``, ``LR`` and the core's own names."""
+        return int(getattr(self._const, f"UC_ARM_REG_{register}"))
+
+    def _analyse(self, code: bytes, address: int) -> Any:
+        """What the instructions of a block are and need (:class:`edgekit.sim.thumb.Block`)."""
+        return thumb.analyse(code, address)
+
+    def _text(self, code: bytes) -> str:
+        """The first instruction of ``code`` for a reader."""
+        return thumb.decode(thumb.split(code)[0]).text
+
     # memory
 
     def _map_memory(self, flash: FlashMemory | None) -> None:
         uc = self._unicorn
         for region in self._regions:
             nbytes = -(-region.nbytes // _PAGE) * _PAGE
+            rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
             if flash is not None and region.kind == "flash":
                 memory = flash.map_of(region.origin)
-                rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
-                self._memory.append((region.origin, region.nbytes, memory))
-                self._uc.mem_map_ptr(region.origin, nbytes, rights, _address_of(memory))
-                continue
-            memory = mmap.mmap(-1, nbytes)
-            if region.kind in ("flash", "rom"):
-                memory[:] = b"\xff" * nbytes  # erased
-                rights = uc.UC_PROT_READ | uc.UC_PROT_EXEC
             else:
-                rights = uc.UC_PROT_ALL
+                memory = mmap.mmap(-1, nbytes)
+                if region.kind in ("flash", "rom"):
+                    memory[:] = b"\xff" * nbytes  # erased
+                else:
+                    rights = uc.UC_PROT_ALL
             self._memory.append((region.origin, region.nbytes, memory))
+            if region.fetch_origin is not None:
+                # the same cells once more, for instructions only
+                self._memory.append((region.fetch_origin, region.nbytes, memory))
+                self._uc.mem_map_ptr(
+                    region.fetch_origin, nbytes, uc.UC_PROT_EXEC, _address_of(memory)
+                )
+                rights = uc.UC_PROT_READ
             self._uc.mem_map_ptr(region.origin, nbytes, rights, _address_of(memory))
 
     def add_information(self, address: int, data: bytes) -> None:
@@ -356,11 +402,13 @@ class Board:
             cost_per_line8=round(MILLI * weights.get("flash_data_lines8", 0)),
             cost_per_miss=round(MILLI * weights.get("flash_cache_misses", 0)),
             stack_limit=limit,
+            sp_register=self._number("SP"),
+            link_register=self._number("LR"),
         )
 
     def _describe(self, address: int, nbytes: int) -> BlockInfo:
         """What the counter must know of a block before its first execution."""
-        block = thumb.analyse(self.memory(address, nbytes), address)
+        block = self._analyse(self.memory(address, nbytes), address)
         instructions = block.feature("instructions")
         cost = MILLI * instructions
         if self.model is not None:
@@ -478,7 +526,7 @@ class Board:
         if access in (kind.UC_MEM_FETCH_UNMAPPED, kind.UC_MEM_FETCH_PROT):
             if address >= _EXCEPTION_RETURN:
                 return False
-            back = self._uc.reg_read(self._const.UC_ARM_REG_LR) & ~1
+            back = self._uc.reg_read(self._number("LR")) & ~1
             what = (
                 f"jump to {address:#010x}: no code can be there; "
                 f"the link register says {self.image.place(back)}"
@@ -507,14 +555,7 @@ class Board:
         if self.nvm is not None:
             self.nvm.give_up()
         self.bus = Bus()
-        core = str(self.target.core)
-        self.system = SystemControl(
-            self,
-            core,
-            has_fpu=any(self.target.has(name) for name in _FPU),
-            systick_divider=8,
-        )
-        self.bus.add(self.system)
+        self._reset_core()
         family = assemble(self)
         self._clock = family.cpu_hz
         self.settings += 1
@@ -526,13 +567,23 @@ class Board:
         self.counter.forget()
         self.counter.deadline = NEVER
         self.allow_fpu(False)
-        for number in range(13):
-            self._uc.reg_write(self._const.UC_ARM_REG_R0 + number, 0)
-        self._uc.reg_write(self._const.UC_ARM_REG_PRIMASK, 0)
         if self.debug is None:
             family.boot()
         else:
             self.debug.boot(family)
+
+    def _reset_core(self) -> None:
+        """The core's registers, and its own peripherals on a bus that is new."""
+        self.system = SystemControl(
+            self,
+            str(self.target.core),
+            has_fpu=any(self.target.has(name) for name in _FPU),
+            systick_divider=8,
+        )
+        self.bus.add(self.system)
+        for number in range(13):
+            self._uc.reg_write(self._const.UC_ARM_REG_R0 + number, 0)
+        self._uc.reg_write(self._const.UC_ARM_REG_PRIMASK, 0)
 
     def start_at(self, table: int) -> None:
         """Starts at a vector table: stack pointer and reset handler.
@@ -550,8 +601,8 @@ class Board:
 
     def jump(self, address: int, sp: int, lr: int = 0xFFFFFFFF) -> None:
         """Continues at an address with a stack."""
-        self._uc.reg_write(self._const.UC_ARM_REG_SP, sp)
-        self._uc.reg_write(self._const.UC_ARM_REG_LR, lr)
+        self._uc.reg_write(self._number("SP"), sp)
+        self._uc.reg_write(self._number("LR"), lr)
         self._pc = address & ~1
 
     def stop(self) -> None:
@@ -597,12 +648,12 @@ class Board:
         self._interrupt = None
         error: Any = None
         try:
-            self._uc.emu_start(self._pc | _THUMB, _NOWHERE)
+            self._uc.emu_start(self._pc | self.ENTRY_BIT, _NOWHERE)
         except self._unicorn.UcError as raised:
             if self._power_loss is not None:
                 raise self._power_loss from None
             error = raised
-        self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
+        self._pc = self._uc.reg_read(self._number("PC"))
         event, self.counter.event = self.counter.event, EVENT_NONE
         self.counter.raise_error()
         if self._odd_store is not None:
@@ -718,7 +769,7 @@ class Board:
             return
         code = self.memory(self._pc, 4) if self._find(self._pc, 4) else b""
         if error.errno == self._unicorn.UC_ERR_INSN_INVALID and code:
-            text = thumb.decode(thumb.split(code)[0]).text
+            text = self._text(code)
             self._fail(f"the {self.target.core} does not have this instruction: {text}", self._pc)
         self._fail(f"the CPU stopped: {error}", self._pc)
 
@@ -802,7 +853,7 @@ class Board:
         self.counter.event = EVENT_REQUEST  # so that blocks are not counted
         error: Any = None
         try:
-            self._uc.emu_start(self._pc | _THUMB, _NOWHERE, count=1)
+            self._uc.emu_start(self._pc | self.ENTRY_BIT, _NOWHERE, count=1)
         except self._unicorn.UcError as raised:
             if self._power_loss is not None:
                 raise self._power_loss from None
@@ -810,7 +861,7 @@ class Board:
         finally:
             self.counter.event = EVENT_NONE
             self._uc.ctl_flush_tb()
-        self._pc = self._uc.reg_read(self._const.UC_ARM_REG_PC)
+        self._pc = self._uc.reg_read(self._number("PC"))
         self.counter.jumped()
         self.counter.raise_error()
         if self._pending_error is not None:
@@ -923,7 +974,7 @@ class Board:
         raise self.fault
 
     def _fail_refused(self, address: int) -> None:
-        block = thumb.analyse(self.memory(address, 512), address)
+        block = self._analyse(self.memory(address, 512), address)
         position = address
         for instruction in block.instructions:
             single = thumb.Block((instruction,), (), 0, instruction.is_fp)
@@ -942,7 +993,7 @@ class Board:
         self._fail("an instruction that the target does not have", address)
 
     def _fail_stack(self, address: int) -> None:
-        sp = self._uc.reg_read(self._const.UC_ARM_REG_SP)
+        sp = self._uc.reg_read(self._number("SP"))
         limit = next(
             (self.image.symbols[n] for n in _STACK_LIMIT_SYMBOLS if n in self.image.symbols), 0
         )

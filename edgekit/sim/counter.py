@@ -155,6 +155,9 @@ class Setup:
     cost_per_miss: int = 0
     #: address below which the stack must not go
     stack_limit: int = 0
+    #: Unicorn's numbers of the stack pointer and of the register with the return address
+    sp_register: int = 0
+    link_register: int = 0
 
 
 Describe = Callable[[int, int], BlockInfo]
@@ -268,6 +271,7 @@ class NativeCounter:
         self._c.cost_per_line8 = setup.cost_per_line8
         self._c.cost_per_miss = setup.cost_per_miss
         self._c.stack_limit = setup.stack_limit
+        self._c.reg_sp, self._c.reg_lr = setup.sp_register, setup.link_register
         self._error: BaseException | None = None
 
         def fill(pointer: Any) -> None:
@@ -289,12 +293,10 @@ class NativeCounter:
 
     def install(self, uc: Any, flash: Iterable[tuple[int, int]], reads: bool) -> None:
         import unicorn
-        from unicorn.arm_const import UC_ARM_REG_LR, UC_ARM_REG_SP
         from unicorn.unicorn_py3.unicorn import uclib
 
         self._c.reg_read = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
         self._c.emu_stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
-        self._c.reg_sp, self._c.reg_lr = UC_ARM_REG_SP, UC_ARM_REG_LR
         self._hook(uclib, uc, unicorn.UC_HOOK_BLOCK, self._lib.ek_block, 1, 0)
         if reads:
             for first, last in flash:
@@ -457,9 +459,8 @@ class PythonCounter:
                 self._stop(uc, EVENT_REFUSED, address)
                 return
             if watched & FLAG_STACK:
-                from unicorn.arm_const import UC_ARM_REG_SP
-
-                if uc.reg_read(UC_ARM_REG_SP) - block.info.stack_bytes < self._setup.stack_limit:
+                sp = uc.reg_read(self._setup.sp_register)
+                if sp - block.info.stack_bytes < self._setup.stack_limit:
                     self._stop(uc, EVENT_STACK, address)
                     return
             if watched & FLAG_MARKER:
@@ -475,9 +476,8 @@ class PythonCounter:
         uc.emu_stop()
 
     def _enter(self, uc: Any, bucket: int) -> None:
-        from unicorn.arm_const import UC_ARM_REG_LR, UC_ARM_REG_SP
-
-        frame = (bucket, uc.reg_read(UC_ARM_REG_LR) & ~1, uc.reg_read(UC_ARM_REG_SP))
+        back = uc.reg_read(self._setup.link_register) & ~1
+        frame = (bucket, back, uc.reg_read(self._setup.sp_register))
         if self._frames and self._frames[-1] == frame:
             return
         last = self._setup.inference_last[bucket]
@@ -493,9 +493,7 @@ class PythonCounter:
         self._bucket, self._return_address = bucket, frame[1]
 
     def _leave(self, uc: Any, address: int) -> None:
-        from unicorn.arm_const import UC_ARM_REG_SP
-
-        sp = uc.reg_read(UC_ARM_REG_SP)
+        sp = uc.reg_read(self._setup.sp_register)
         while self._frames and self._frames[-1][1:] == (address, sp):
             if self._setup.inference_last[self._frames[-1][0]]:
                 self.inferences += 1

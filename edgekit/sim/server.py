@@ -224,9 +224,9 @@ class Supply:
         return known if self._flash.holds(known) else UnknownImage()
 
     def _make_board(self, image: Path | Image, debug: CoreDebug | None = None) -> Board:
-        from edgekit.sim.board import Board
+        from edgekit.sim import board_class
 
-        return Board(
+        return board_class(self.target)(
             self.target,
             image,
             profile=bool(self._setup.get("profile")),

@@ -11,6 +11,9 @@ from typing import Any
 
 from edgekit.errors import UsageError, missing_extra
 
+#: Machines that virtual boards execute, as ELF calls them, with their titles
+MACHINES = {"EM_ARM": "Arm", "EM_RISCV": "RISC-V"}
+
 _STEP = re.compile(r"(?P<model>.+)_s(?P<index>\d+)")
 
 
@@ -45,7 +48,7 @@ class Image:
         """Reads the file.
 
         Raises:
-            UsageError: it is not an ELF file for a 32-bit Arm core.
+            UsageError: it is not an ELF file for a 32-bit Arm or RISC-V core.
             MissingDependency: pyelftools is not installed.
         """
         try:
@@ -57,11 +60,13 @@ class Image:
         try:
             with path.open("rb") as file:
                 elf = ELFFile(file)
-                if elf["e_machine"] != "EM_ARM" or elf.elfclass != 32:
+                if elf["e_machine"] not in MACHINES or elf.elfclass != 32:
                     raise UsageError(
-                        f"this is a file for {elf['e_machine']}, not for a 32-bit Arm core",
+                        f"this is a file for {elf['e_machine']}, not for a 32-bit Arm or RISC-V "
+                        "core",
                         str(path),
                     )
+                self.machine: str | None = str(elf["e_machine"])
                 self.entry = int(elf["e_entry"])
                 self.segments = tuple(
                     Segment(int(item["p_paddr"]), item.data())
@@ -158,6 +163,7 @@ class UnknownImage(Image):
 
     def __init__(self) -> None:
         self.path = Path("the board's flash")
+        self.machine = None
         self.entry = 0
         self.segments = ()
         self.symbols = {}

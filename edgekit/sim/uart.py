@@ -7,7 +7,8 @@ is on its way, the clock jumps to its arrival; while nothing is on its way the b
 
 Sources: STM32 USART and LPUART, RM0432 sections 50 and 51 (L4+), RM0455 51, RM0456 66,
 RM0444 33; PL011, Arm DDI 0183 chapter 3 and RP2040 datasheet 4.2; CMSDK APB UART, Arm DDI
-0479 section 4.3.
+0479 section 4.3; UART of the ESP32-C3, ESP-IDF's ``uart_reg.h`` and Technical Reference Manual,
+"UART Controller".
 """
 
 from __future__ import annotations
@@ -491,3 +492,76 @@ class CmsdkUart(Device):
 
     def peek(self, offset: int) -> int:
         return 0 if offset == self.DATA else super().peek(offset)
+
+
+class EspUart(Device):
+    """The UART of ESP32-C3 and -S3: FIFOs of 128 bytes, the clock's dividers in the block.
+
+    Registers are taken over by the UART's clock domain at once (``ID.UPDATE_CTRL``, as out of
+    reset) or when ``ID.REG_UPDATE`` is written.
+    """
+
+    FIFO, CLKDIV, STATUS, CONF0, CLK_CONF, ID = 0x00, 0x14, 0x1C, 0x20, 0x78, 0x80
+    _INT_ENA = 0x0C
+    data_offsets = frozenset({FIFO})
+    #: out of reset: divider 694 of 80 MHz, 8 bits, clocks on, registers taken over at once
+    RESET = {0x14: 694, 0x20: 3 << 2 | 1 << 4, 0x78: 1 << 24 | 1 << 25 | 1 << 22 | 3 << 20,
+             0x80: 1 << 30}  # fmt: skip
+    DEPTH = 128
+
+    def __init__(
+        self,
+        name: str,
+        base: int,
+        board: Board,
+        source_hz: Callable[[int], float],
+        line: Line,
+        line_baud: int,
+        check: Callable[[], None],
+    ) -> None:
+        super().__init__(name, base, 0x1000, self.RESET)
+        self._source_hz = source_hz
+        self._check = check
+        self._taken = {offset: self.RESET[offset] for offset in (self.CLKDIV, self.CONF0)}
+        self.wire = Wire(board, line, line_baud, self.rate, self.DEPTH)
+
+    def rate(self) -> float | None:
+        """Bits per second that the registers give, or ``None`` when a clock is off."""
+        clock = self.peek(self.CLK_CONF)
+        wanted = 1 << 22 | 1 << 24 | 1 << 25
+        if clock & wanted != wanted or clock & 1 << 23:
+            return None
+        divider = self._taken[self.CLKDIV]
+        sixteenths = (divider & 0xFFF) * 16 + (divider >> 20 & 15)
+        if not sixteenths:
+            return None
+        whole, numerator, denominator = clock >> 12 & 255, clock >> 6 & 63, clock & 63
+        prescaler = 1 + whole + (numerator / denominator if denominator else 0)
+        return self._source_hz(clock >> 20 & 3) / prescaler * 16 / sixteenths
+
+    def read(self, offset: int) -> int:
+        if offset == self.FIFO:
+            return self.wire.take()
+        if offset == self.STATUS:
+            sent = min(self.wire.outstanding(), self.DEPTH)
+            return int(self.wire.received()) | sent << 16
+        if offset == self.ID:
+            return super().read(offset) & 0x7FFFFFFF  # an update takes no time
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == self.FIFO:
+            self._check()
+            self.wire.send(value & 0xFF)
+            return
+        if offset == self._INT_ENA and value:
+            raise BoardFault(f"{self.name}: interrupts of UARTs are not simulated; poll STATUS")
+        super().write(offset, value)
+        if self.peek(self.ID) & 3 << 30:
+            self._taken = {key: self.peek(key) for key in self._taken}
+        frame = self._taken[self.CONF0]
+        if offset in (self.CONF0, self.ID) and frame >> 2 & 15 != 7:
+            raise BoardFault(f"{self.name}: CONF0 is {frame:#x}, not 8 bits and one stop bit")
+
+    def peek(self, offset: int) -> int:
+        return 0 if offset == self.FIFO else super().peek(offset)

@@ -4,9 +4,7 @@
 #ifndef EK_CORTEXM_H
 #define EK_CORTEXM_H
 
-#include <stdint.h>
-
-#define EK_REGISTER(address) (*(volatile uint32_t *)(uintptr_t)(address))
+#include "ek_register.h"
 
 void ek_system_reset(void) __attribute__((noreturn));
 
@@ -22,18 +20,5 @@ static inline void ek_cycle_counter_start(void)
 }
 
 static inline uint32_t ek_cycle_counter(void) { return EK_REGISTER(0xE0001004u); }
-
-/* Sets the bits of `mask` in a register to `value`, leaving the others. */
-static inline void ek_modify(uint32_t address, uint32_t mask, uint32_t value)
-{
-    EK_REGISTER(address) = (EK_REGISTER(address) & ~mask) | value;
-}
-
-/* Waits until the bits of `mask` read as `value`. */
-static inline void ek_await(uint32_t address, uint32_t mask, uint32_t value)
-{
-    while ((EK_REGISTER(address) & mask) != value) {
-    }
-}
 
 #endif

@@ -220,11 +220,16 @@ def start(target: Target, flash: FlashMemory, folder: Path) -> SerialLoader:
 
 
 def is_unbootable(target: Target, flash: FlashMemory) -> bool:
-    """Always: there is no CPU here that could run what is in the flash."""
-    return "family" not in target.sim
+    """Whether the ROM finds nothing to start: it starts what begins as a direct boot does, and
+    nothing where no CPU is simulated. What a second stage loader would start is not."""
+    if "family" not in target.sim:
+        return True
+    from edgekit.sim.esp32c3 import DIRECT_BOOT_OFFSET, is_direct_boot
+
+    return not is_direct_boot(flash.read(flash.regions()[0][0], DIRECT_BOOT_OFFSET))
 
 
-#: There is no CPU that could start anything.
+#: What the ROM has started it does not take back.
 TAKES_OVER = False
 
 
