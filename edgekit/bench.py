@@ -8,6 +8,7 @@ first step that differs is fetched.
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -193,7 +194,7 @@ def measure(
     instruction_ns = getattr(device.link, "instruction_ns", None)
     if instruction_ns is not None:
         return _with_counted_time(measurement, ticks, tick_hz, instruction_ns)
-    return with_counters(measurement, device.link)
+    return with_counters(measurement, device.link, target)
 
 
 def _notes(device: Device) -> tuple[str, ...]:
@@ -273,11 +274,13 @@ def _with_counted_time(
     )
 
 
-def with_counters(measurement: Measurement, link: Link) -> Measurement:
+def with_counters(
+    measurement: Measurement, link: Link, target: Target | None = None
+) -> Measurement:
     """Adds what the simulation counted: instructions, exact, and estimated cycles.
 
     A simulation's own clock is not a chip's: latencies are the estimated cycles over the clock,
-    or absent.
+    or absent. Without a model of the core there is a floor where ``target`` states one.
     """
     read = getattr(link, "counters", None)
     counters = read() if read is not None else None
@@ -294,6 +297,10 @@ def with_counters(measurement: Measurement, link: Link) -> Measurement:
         return 1e6 * cycles / clock_hz if cycles is not None and clock_hz else None
 
     total = counters.total.cycles
+    floor = None
+    if total is None and target is not None and "instructions_per_cycle" in target.timing:
+        cycles = counters.instructions / float(target.timing["instructions_per_cycle"])
+        floor = microseconds(math.ceil(cycles))
     counted = []
     if len(counters.steps) == len(bare.steps):
         for step, count in zip(bare.steps, counters.steps, strict=True):
@@ -314,6 +321,7 @@ def with_counters(measurement: Measurement, link: Link) -> Measurement:
         cycles_error=total.error if total is not None else None,
         cycles_basis=total.basis if total is not None else None,
         latencies_us=tuple(cast(float, microseconds(value)) for value in inferences),
+        latency_floor_us=floor,
         steps=tuple(counted) or bare.steps,
         notes=(*bare.notes, *counters.reports),
     )

@@ -80,6 +80,14 @@ TOOLS = (
         "sudo apt install gcc-arm-none-eabi",
     ),
     Tool(
+        "riscv64-unknown-elf-gcc",
+        ("riscv64-unknown-elf-gcc", "riscv32-unknown-elf-gcc", "riscv32-esp-elf-gcc"),
+        ("--version",),
+        "build and run for the ESP32-C3",
+        "build and run use clang from the Python package ziglang (edgekit[sim])",
+        "sudo apt install gcc-riscv64-unknown-elf",
+    ),
+    Tool(
         "arm-none-eabi-nm",
         ("arm-none-eabi-nm", "llvm-nm", "nm"),
         ("--version",),

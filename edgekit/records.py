@@ -285,6 +285,9 @@ class Measurement:
     cycles_basis: str | None = None
     #: one value per run, microseconds
     latencies_us: tuple[float, ...] = ()
+    #: estimated, where there are no cycles: no inference is faster, for the core executes no
+    #: more instructions in a cycle than its target states (``timing.instructions_per_cycle``)
+    latency_floor_us: float | None = None
     steps: tuple[StepMeasurement, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
     outputs: OutputCheck | None = None

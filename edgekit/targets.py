@@ -368,11 +368,16 @@ def _flashers(file: YamlFile, node: yaml.Node, key: str) -> tuple[dict[str, Any]
 
 
 def _timing(file: YamlFile, node: yaml.Node, key: str) -> dict[str, Any]:
-    known = ("model", "basis", "constants", "cache", "error", "note")
+    known = ("model", "basis", "constants", "cache", "error", "note", "instructions_per_cycle")
     pairs = file.mapping(node, "'timing'", known)
-    if "model" not in pairs:
+    if "model" in pairs:
+        _name(file, pairs["model"][1], "model")
+    elif "instructions_per_cycle" not in pairs:
         raise file.error(node, "'timing' has no 'model'")
-    _name(file, pairs["model"][1], "model")
+    if "instructions_per_cycle" in pairs:
+        item = pairs["instructions_per_cycle"][1]
+        if file.number(item, "'instructions_per_cycle'") <= 0:
+            raise file.error(item, "'instructions_per_cycle' must be above 0")
     if "basis" in pairs:
         _choice(file, pairs["basis"][1], "basis", ("board", "core"))
     if "constants" in pairs:

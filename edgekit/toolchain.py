@@ -161,6 +161,7 @@ def machine_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
 
 
 def _riscv_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
+    machine: tuple[str, ...]
     march = next((name for name in target.isa if name in _ZIG_RISCV), None)
     if march is None:
         raise UsageError(
@@ -168,9 +169,12 @@ def _riscv_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:
             target.name,
         )
     if toolchain.name == "zig":
-        return ("-target", "riscv32-freestanding-none", f"-mcpu={_ZIG_RISCV[march]}")
-    # no data relative to gp, which the start-up code would have to set
-    return (f"-march={march}", "-mabi=ilp32", "-msmall-data-limit=0")
+        machine = ("-target", "riscv32-freestanding-none", f"-mcpu={_ZIG_RISCV[march]}")
+    else:
+        # no data relative to gp, which the start-up code would have to set
+        machine = (f"-march={march}", "-mabi=ilp32", "-msmall-data-limit=0")
+    # the jump of a table would look like a call through a pointer to the bound of the stack
+    return (*machine, "-fno-jump-tables")
 
 
 def compile_flags(toolchain: Toolchain, target: Target) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def report_json(measurement: Measurement) -> dict[str, Any]:
         "cycles_error": measurement.cycles_error,
         "cycles_basis": measurement.cycles_basis,
         "latency_us": latency_us(measurement),
+        "latency_floor_us": measurement.latency_floor_us,
         "ops": [
             {
                 "index": step.index,

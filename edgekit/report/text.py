@@ -49,6 +49,11 @@ def head(measurement: Measurement) -> Iterator[str]:
         yield f"instructions  {measurement.instructions:,}  ({measurement.kind}, exact)"
         if measurement.cycles is None:
             yield "              cycles and times: this core has no timing model"
+    if measurement.latency_floor_us is not None:
+        yield (
+            f"latency       at least {_us(measurement.latency_floor_us)}  (estimated, from the "
+            "most that the core executes in a cycle)"
+        )
 
 
 def _error(measurement: Measurement) -> str:

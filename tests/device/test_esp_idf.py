@@ -203,7 +203,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     assert "pico is no target of ESP-IDF" in error("--target", "pico", "--project", "esp-idf")
     said = error("--target", "esp32-s3", "--engine", "aot", "--project", "zephyr")
     assert "the engine aot has no project for 'zephyr'" in said
-    artifact = load_artifact(export(tmp_path / "idf", "esp32-c3"))
-    with pytest.raises(UsageError, match="esp32-c3: it has no port") as caught:
-        build(artifact, load_target("esp32-c3"), tmp_path / "firmware")
+    artifact = load_artifact(export(tmp_path / "idf", "esp32-s3"))
+    with pytest.raises(UsageError, match="esp32-s3: it has no port") as caught:
+        build(artifact, load_target("esp32-s3"), tmp_path / "firmware")
     assert "--project esp-idf" in str(caught.value.fix)

@@ -35,11 +35,13 @@ VIRTUAL = [
     ("nano33ble", "gcc"),
     ("nrf52840dk", "gcc"),
     ("pico2", "gcc"),
+    ("esp32-c3", "gcc"),
     ("nucleo-l4r5zi", "zig"),
     ("nucleo-g0b1re", "zig"),
     ("nucleo-f446re", "zig"),
     ("nano33ble", "zig"),
     ("pico2", "zig"),
+    ("esp32-c3", "zig"),
 ]
 QEMU = [("mps2-an386", "gcc"), ("mps2-an500", "zig"), ("corstone-300", "gcc")]
 ALL = [("virtual", *row) for row in VIRTUAL] + [("qemu", *row) for row in QEMU]
@@ -94,11 +96,11 @@ def test_the_registers_give_the_clock_that_the_target_states(
     toy_firmware: Make, board: str, compiler: str
 ) -> None:
     require("virtual")
-    from edgekit.sim.board import Board
+    from edgekit.sim import board_class
     from edgekit.sim.line import MemoryLine
 
     target, line = load_target(board), MemoryLine()
-    virtual = Board(target, toy_firmware(board, compiler).elf, line=line)
+    virtual = board_class(target)(target, toy_firmware(board, compiler).elf, line=line)
     # IDENTIFY, from docs/wire.md
     line.feed(bytes.fromhex("00 04 01 01 01 09 78 56 34 12 28 5f 8a 4a 00"))
     for _ in range(20):

@@ -35,6 +35,7 @@ BOARDS = (
     "nucleo-f446re",
     "nano33ble",
     "pico2",
+    "esp32-c3",
 )
 QEMU = ("mps2-an386", "corstone-300")
 DIGITS = Path(__file__).resolve().parents[2] / "edgekit" / "examples" / "digits"
