@@ -64,6 +64,7 @@ def _run(order: Order, folder: Path) -> Measurement:
         )
     # said before the work is done, not after it
     require_flashable(order.port, "firmware.bin or firmware.elf", target)
+    given = bench.load_examples(order.data, model, order.inputs) if order.data is not None else None
     name = order.engine or (target.engines[0] if target.engines else "aot")
     engine = engines.load(name)
     command = f"edgekit run {order.model.name} --target {target.name}"
@@ -74,11 +75,7 @@ def _run(order: Order, folder: Path) -> Measurement:
     plan = firmware.plan
     if plan is None:
         raise UsageError(f"engine {name} makes no plan, without which nothing can be compared")
-    examples = (
-        bench.load_examples(order.data, model, order.inputs)
-        if order.data is not None
-        else bench.random_examples(plan, order.inputs or 1, order.seed)
-    )
+    examples = given or bench.random_examples(plan, order.inputs or 1, order.seed)
     if bench.kind_of(order.port) == "measured":
         with console.progress(f"flashing {target.name}"):
             flash(firmware, target, order.port)

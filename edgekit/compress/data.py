@@ -170,7 +170,7 @@ def read_data(
         reading.normalization, reading.image_size, reading.image_fit, limit=_EVERYTHING
     )
     if not path.exists():
-        raise UsageError("there is no such file or folder of training data", str(path))
+        raise ModelError("there is no such file or folder of training data", str(path))
     judged: Examples | None = None
     warnings: tuple[str, ...] = ()
     if held_out_data is not None:

@@ -129,9 +129,11 @@ def compress(
     if request.target is not None:
         load_target(request.target)
     sources.identify(request.source)
-    for path in (request.data, request.held_out_data, request.custom_objects):
+    for path in (request.data, request.held_out_data):
         if path is not None and not path.exists():
-            raise UsageError("there is no such file or folder", str(path))
+            raise ModelError("there is no such file or folder", str(path))
+    if request.custom_objects is not None and not request.custom_objects.exists():
+        raise UsageError("there is no such file", str(request.custom_objects))
     frameworks.tensorflow()
     note(f"loading {request.source.name}")
     loaded = _load(request)

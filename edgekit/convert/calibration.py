@@ -130,7 +130,7 @@ def read_samples(path: Path, ports: Sequence[Port], reading: Reading | None = No
     """
     reading = reading or Reading()
     if not path.exists():
-        raise UsageError("there is no such file or folder of samples", str(path))
+        raise ModelError("there is no such file or folder of samples", str(path))
     suffix = path.suffix.lower()
     kind: Kind
     if path.is_dir():

@@ -113,9 +113,11 @@ def convert(
         quantize.io_type(request.quantize, request.io)
         _require_calibration(request, source)
         # Loading TensorFlow takes seconds: what is missing is told before.
-        for path in (request.calibration_data, request.validation_data, request.custom_objects):
+        for path in (request.calibration_data, request.validation_data):
             if isinstance(path, Path) and not path.exists():
-                raise UsageError("there is no such file or folder", str(path))
+                raise ModelError("there is no such file or folder", str(path))
+        if request.custom_objects is not None and not request.custom_objects.exists():
+            raise UsageError("there is no such file", str(request.custom_objects))
         if isolated:
             from edgekit.convert import worker
 

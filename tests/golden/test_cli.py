@@ -288,3 +288,35 @@ def test_a_reader_that_leaves_is_no_error(arguments: str, tmp_path: Path) -> Non
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+DIGITS = Path(errors.__file__).parent / "examples" / "digits"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "inspect NONE",
+        "validate NONE --data NONE",
+        "validate MODEL --data NONE",
+        "convert NONE -o out.tflite",
+        "convert KERAS -o out.tflite --calibration-data NONE",
+        "compile NONE --target pico -o out",
+        "run NONE --target pico",
+        "run MODEL --target pico --data NONE",
+        "eval NONE --target pico --data NONE",
+        "eval MODEL --target pico --data NONE --port virtual",
+        "bench NONE.tflite --target host",
+        "compress NONE --data NONE -o out --technique finetune",
+        "compress KERAS --data NONE -o out --technique finetune",
+    ],
+)
+def test_a_model_or_data_that_is_not_there_is_code_3(arguments: str, tmp_path: Path) -> None:
+    """In every verb, in a sentence that names it, before any work is done."""
+    known = {"MODEL": "digits_int8.tflite", "KERAS": "digits.keras"}
+    words = [str(DIGITS / known[w]) if w in known else w for w in arguments.split()]
+    done = edgekit(*words, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == "" and "at: NONE" in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")  # nothing was compiled or loaded before
+    assert not list(tmp_path.iterdir())

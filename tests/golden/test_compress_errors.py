@@ -68,7 +68,7 @@ QUICK = [
     ),
     (
         ["MODEL", "--data", "none.npz", "-o", "out", "--technique", "finetune"],
-        2,
+        3,
         "error: there is no such file or folder\n  at: none.npz\n",
     ),
     (
