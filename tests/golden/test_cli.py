@@ -304,7 +304,7 @@ DIGITS = Path(errors.__file__).parent / "examples" / "digits"
         "compile NONE --target pico -o out",
         "run NONE --target pico",
         "run MODEL --target pico --data NONE",
-        "eval NONE --target pico --data NONE",
+        "eval NONE.tflite --target pico --data NONE",
         "eval MODEL --target pico --data NONE --port virtual",
         "bench NONE.tflite --target host",
         "compress NONE --data NONE -o out --technique finetune",

@@ -147,7 +147,7 @@ def test_damaged_or_foreign_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x00garbage")
     with pytest.raises((ModelError, UsageError)):
         read_samples(tmp_path / name, [VECTOR])
-    with pytest.raises(UsageError):
+    with pytest.raises(ModelError, match="no such file"):
         read_samples(tmp_path / "missing.npz", [VECTOR])
 
 
