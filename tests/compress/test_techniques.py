@@ -292,6 +292,12 @@ def test_the_toolkit_trains_with_quantisation(compress: Any) -> None:
     assert done.report.after.score_float is None
     assert done.report.after.score_integer >= done.report.before.score_integer - 0.01
     assert {t.dtype for t in done.integer.tensors} <= {"int8", "int32"}
+    # ranges are those of the data, not those that the toolkit begins with: a ReLU's begins at 0
+    relus = [
+        op for op in done.integer.main.ops if op.options.get("fused_activation_function") == "RELU"
+    ]
+    assert len(relus) == 7
+    assert {done.integer.main.tensors[op.outputs[0]].zero_point for op in relus} == {-128}
 
 
 def test_real_graphs_without_three_tenths_of_their_channels(
