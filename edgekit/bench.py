@@ -230,6 +230,7 @@ def memory_of(
         "stack_reserved_bytes": stack_bytes or None,
         "stack_bound_bytes": firmware.stack_bound_bytes,
         "staging_bytes": staging_bytes,
+        "inputs_apart": plan is not None and any(view.apart for view in plan.inputs),
         "ram_bytes": firmware.ram_bytes or None,
         "weights_bytes": firmware.weights_bytes or None,
         "code_bytes": firmware.code_bytes or None,

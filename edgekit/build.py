@@ -178,24 +178,18 @@ def build(
     _check_kernels(artifact, target)
     if personality is not None:
         _check_personality(personality, artifact, target, staging)
-    if artifact.plan is not None and any(view.apart for view in artifact.plan.inputs):
-        raise UsageError(
-            "the model's input is the application's own (input=apart); the runtime of edgekit"
-            " keeps inputs in the arena",
-            str(artifact.folder),
-            "build the sources in your project, or compile without --set input=apart",
-        )
+    apart = artifact.plan is not None and inputs_apart(artifact.plan)
     toolchain = toolchains.find_toolchain(compiler, target)
     kept = artifact.plan is not None and inputs_kept(artifact.plan)
     stage = staging == "on" or (staging == "auto" and not kept and artifact.plan is not None)
-    stage = stage and personality is None  # whose input has a place of its own
+    stage = (stage and personality is None) or apart  # MLPerf Tiny's has a place of its own
     with folder_atomic(out) as folder:
         work = _Work(artifact, target, toolchain, folder, optimize, personality)
         objects = work.compile()
         try:
             firmware = work.link(objects, kept=kept, stage=stage)
         except FitError:
-            if not (stage and staging == "auto"):
+            if apart or not (stage and staging == "auto"):
                 raise
             firmware = work.link(objects, kept=kept, stage=False)
         _clean(folder)
@@ -239,6 +233,12 @@ def _check_personality(
             str(artifact.folder),
             "edgekit compile --engine aot",
         )
+    if inputs_apart(artifact.plan):
+        raise UsageError(
+            "MLPerf Tiny's firmware keeps its input in the arena (not input=apart)",
+            str(artifact.folder),
+            "compile without --set input=apart",
+        )
     if staging == "off":
         raise UsageError("MLPerf Tiny repeats inferences: its input needs a place of its own")
     pin = firmware_dir() / "port" / str(target.port) / "pin.c"
@@ -250,9 +250,32 @@ def _check_personality(
         )
 
 
+def inputs_apart(plan: Plan) -> bool:
+    """Whether inputs are not in the arena: the runtime then keeps them in RAM of their own.
+
+    Raises:
+        UsageError: some are and some are not, which the runtime cannot serve.
+    """
+    found = {view.apart for view in plan.inputs}
+    if len(found) > 1:
+        raise UsageError(
+            "some inputs are apart from the arena, and some are not: they are outputs as well",
+            fix="build the sources in your project, or compile without --set input=apart",
+        )
+    return found == {True}
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Bytes in which the runtime keeps all inputs, each aligned to a word."""
+    sizes = [view.nbytes for view in plan.inputs]
+    return sum(_round_up(size, 4) for size in sizes[:-1]) + sum(sizes[-1:])
+
+
 def inputs_kept(plan: Plan) -> bool:
     """Whether an inference leaves all its inputs as they are."""
     for view in plan.inputs:
+        if view.apart:
+            continue
         if any(
             buffer.role != "input" and _overlap(view.offset, view.nbytes, buffer)
             for buffer in plan.buffers
@@ -403,8 +426,9 @@ class _Work:
 
     def link(self, objects: Mapping[str, str], *, kept: bool, stage: bool) -> Firmware:
         build_id = self.build_id(kept, stage)
-        staging_bytes = self._input_bytes() if stage else 0
-        self._write_image(objects, build_id, kept, staging_bytes)
+        plan = self.artifact.plan
+        room = staging_bytes(plan) if stage and plan is not None else 0
+        self._write_image(objects, build_id, kept, room)
         self._compile(self.folder / "obj" / "ek_image.c", "obj/ek_image.o", "runtime")
         names = [*objects, "obj/ek_image.o"]
         main = _main_ram(self.target)
@@ -420,6 +444,10 @@ class _Work:
         home = self._arena_home(image, main, arena)
         if home != main:
             self._link(names, main, stack_bytes, arena_region=home)
+            image = read_elf(elf, self.target)
+        staged = self._staging_home(image, main)
+        if staged != main:
+            self._link(names, main, stack_bytes, arena_region=home, staging_region=staged)
             image = read_elf(elf, self.target)
         self._check_fit(image)
         images = self._write_images(elf)
@@ -449,10 +477,6 @@ class _Work:
             protocol="edgekit" if self.personality is None else PROTOCOL,
         )
 
-    def _input_bytes(self) -> int:
-        plan = self.artifact.plan
-        return 0 if plan is None else sum(view.nbytes for view in plan.inputs)
-
     def _write_image(
         self, objects: Mapping[str, str], build_id: bytes, kept: bool, staging_bytes: int
     ) -> None:
@@ -472,6 +496,7 @@ class _Work:
             steps=steps,
             kept=kept,
             staging_bytes=staging_bytes,
+            apart=plan is not None and inputs_apart(plan),
             target=self.target.name,
             build_id=build_id,
         )
@@ -485,8 +510,11 @@ class _Work:
         main: Region,
         stack_bytes: int,
         arena_region: Region | None = None,
+        staging_region: Region | None = None,
     ) -> None:
-        script = linker_script(self.target, main, arena_region or main, stack_bytes)
+        script = linker_script(
+            self.target, main, arena_region or main, stack_bytes, staging_region or main
+        )
         (self.folder / "firmware.ld").write_text(script)
         flags = toolchains.link_flags(self.toolchain, self.target)
         command = [*self.toolchain.command, *objects, *flags, "-T", "firmware.ld"]
@@ -505,6 +533,21 @@ class _Work:
             return main
         for region in _data_regions(self.target):
             if region != main and arena <= region.nbytes and used - arena <= main.nbytes:
+                return region
+        return main
+
+    def _staging_home(self, image: _Image, main: Region) -> Region:
+        """Where the inputs are kept: beside everything else, or, where that does not take them,
+        in another memory that has room."""
+
+        def used(region: Region) -> int:
+            return sum(s.nbytes for s in image.sections if s.region == region.name)
+
+        staging = image.size(".staging")
+        if not staging or used(main) <= main.nbytes:
+            return main
+        for region in _data_regions(self.target):
+            if region != main and used(region) + staging <= region.nbytes:
                 return region
         return main
 
@@ -557,11 +600,13 @@ def image_source(
     staging_bytes: int,
     target: str,
     build_id: bytes,
+    apart: bool = False,
     placed: bool = True,
 ) -> str:
     """C of what a firmware knows of itself: the model (descriptor ``symbol``), its arena, the
-    build id. ``placed``: arena and staging have sections of their own in the linker script."""
-    flags = (1 if kept else 0) | (2 if staging_bytes else 0)
+    build id. ``apart``: the inputs are read where they are staged. ``placed``: arena and
+    staging have sections of their own in the linker script."""
+    flags = (1 if kept else 0) | (2 if staging_bytes else 0) | (4 if apart else 0)
     stage = "ek_staging" if staging_bytes else "0"
 
     def attribute(section: str) -> str:
@@ -624,16 +669,23 @@ def peak_description(plan: Plan | None) -> str | None:
     return f"step {peak.index} {peak.kind} '{peak.name}'; live: {names}"
 
 
-def linker_script(target: Target, main: Region, arena: Region, stack_bytes: int) -> str:
+def linker_script(
+    target: Target,
+    main: Region,
+    arena: Region,
+    stack_bytes: int,
+    staging: Region | None = None,
+) -> str:
     """The linker script of a target. The stack is at the bottom of RAM: what overflows it leaves
     the memory and faults, instead of changing data."""
     flash = next((r for r in target.memory if r.kind == "flash"), None)
     if flash is None:
         raise UsageError("the target's file names no flash", target.name)
+    staging = staging or main
     memory = "\n".join(
         f"    {r.name} ({'rx' if r.kind == 'flash' else 'rw'}) : "
         f"ORIGIN = {r.origin:#010x}, LENGTH = {max(r.nbytes, _LINK_BYTES):#x}"
-        for r in (flash, main, *([arena] if arena != main else []))
+        for r in dict.fromkeys((flash, main, arena, staging))
     )
     model = f"*{_MODEL_OBJECT}*.o"
     code, weights_at, shift = flash.name, "", 0
@@ -690,7 +742,7 @@ SECTIONS
         __ek_bss_end = .;
     }} > {main.name}
     .noinit (NOLOAD) : ALIGN(8) {{ *(.noinit) }} > {main.name}
-    .staging (NOLOAD) : ALIGN(16) {{ *(.staging) }} > {main.name}
+    .staging (NOLOAD) : ALIGN(16) {{ *(.staging) }} > {staging.name}
     .arena (NOLOAD) : ALIGN(16) {{ *(.arena) }} > {arena.name}
     /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.extab*) *(.comment) }}
 }}

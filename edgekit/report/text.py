@@ -138,7 +138,13 @@ def _print_memory(measurement: Measurement) -> None:
     bound_text = f"; static bound {static:,} B" if static is not None else ""
     row("stack", "stack_bytes", f"high-water mark, {measurement.kind}{bound_text}")
     if memory.get("staging_bytes"):
-        row("staging", "staging_bytes", "inputs kept for repeated runs; not needed in a product")
+        row(
+            "staging",
+            "staging_bytes",
+            "the inputs, which are apart from the arena"
+            if memory.get("inputs_apart")
+            else "inputs kept for repeated runs; not needed in a product",
+        )
     row("RAM", "ram_bytes", "all of the firmware")
     row("weights", "weights_bytes", "with biases and tables")
     row("code", "code_bytes", "of the model")

@@ -16,6 +16,7 @@ from edgekit.sim.counter import (
     EVENT_REQUEST,
     EVENT_STACK,
     FLAG_FP,
+    FLAG_IT,
     FLAG_MARKER,
     FLAG_REFUSED,
     FLAG_STACK,
@@ -158,6 +159,8 @@ class Board:
     )
     #: set in an address to execute the core's instruction set there
     ENTRY_BIT = _THUMB
+    #: whether an instruction can make those behind it conditional
+    HAS_IT = True
     #: machine of its programs, as ELF calls it
     MACHINE = "EM_ARM"
 
@@ -404,6 +407,7 @@ class Board:
             stack_limit=limit,
             sp_register=self._number("SP"),
             link_register=self._number("LR"),
+            status_register=self._number("XPSR") if self.HAS_IT else 0,
         )
 
     def _describe(self, address: int, nbytes: int) -> BlockInfo:
@@ -426,6 +430,8 @@ class Board:
             flags |= FLAG_STACK
         if block.is_fp:
             flags |= FLAG_FP
+        if self.HAS_IT and any(item.kind == "it" for item in block.instructions):
+            flags |= FLAG_IT
         if self._refused(block):
             flags |= FLAG_REFUSED
         bucket = self._markers.get(address, 0)

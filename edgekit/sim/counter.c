@@ -20,7 +20,9 @@
 #define LOG_LENGTH 4096u
 #define NO_LINE UINT64_MAX
 
-enum { FLAG_REFUSED = 1, FLAG_FP = 2, FLAG_STACK = 4, FLAG_MARKER = 8 };
+#define XPSR_IT 0x0600FC00u /* Armv7-M ARM B1.4.2 */
+
+enum { FLAG_REFUSED = 1, FLAG_FP = 2, FLAG_STACK = 4, FLAG_MARKER = 8, FLAG_IT = 16 };
 enum { EVENT_NONE, EVENT_REQUEST, EVENT_REFUSED, EVENT_STACK };
 
 typedef struct ek_block_s {
@@ -47,9 +49,10 @@ typedef struct {
 typedef struct {
     /* set by Python */
     int (*reg_read)(void *uc, int reg, void *value);
+    int (*reg_write)(void *uc, int reg, const void *value);
     int (*emu_stop)(void *uc);
     void (*describe)(ek_block_t *block);
-    int32_t reg_sp, reg_lr;
+    int32_t reg_sp, reg_lr, reg_status;
     uint32_t bucket_count, watched_flags, stack_limit, cost_per_taken;
     uint32_t cost_per_line8, cost_per_miss;
     uint32_t cache_sets, cache_ways, cache_line_shift;
@@ -290,12 +293,25 @@ static int cache_misses(ek_counter_t *c, uint64_t line)
     return miss;
 }
 
+/* Unicorn 2.1 writes the IT state of the reading instruction into the CPU when it calls a hook, and
+ * does not take it back when the IT block ends within the translation block: the next one would then
+ * execute its first instructions under a condition. What a translation block needs of the state it
+ * has in its code, so that nothing is lost by clearing it. */
+static void it_state_clear(ek_counter_t *c, void *uc)
+{
+    uint32_t status = reg(c, uc, c->reg_status);
+    if (!(status & XPSR_IT)) return;
+    status &= ~XPSR_IT;
+    c->reg_write(uc, c->reg_status, &status);
+}
+
 void ek_read(void *uc, int type, uint64_t address, int size, int64_t value, void *user)
 {
     ek_counter_t *c = user;
     ek_reads_t *reads = &c->reads[c->bucket];
     uint64_t last = address + (uint64_t)size - 1u;
-    (void)uc, (void)type, (void)value;
+    (void)type, (void)value;
+    if (c->previous && c->previous->flags & FLAG_IT) it_state_clear(c, uc);
     reads->nbytes += (uint64_t)size;
     if (address >> 3 == c->line8 && last >> 3 == c->line8) return;
     for (uint64_t line = address >> 3; line <= last >> 3; line++) {

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-FLAG_REFUSED, FLAG_FP, FLAG_STACK, FLAG_MARKER = 1, 2, 4, 8
+#: FLAG_IT: instructions that an IT makes conditional
+FLAG_REFUSED, FLAG_FP, FLAG_STACK, FLAG_MARKER, FLAG_IT = 1, 2, 4, 8, 16
 EVENT_NONE, EVENT_REQUEST, EVENT_REFUSED, EVENT_STACK = range(4)
 NEVER = (1 << 64) - 1
 LOG_LENGTH = 4096
 #: Cycles are kept in thousandths.
 MILLI = 1000
+_XPSR_IT = 0x0600FC00
 
 _SOURCE = Path(__file__).with_name("counter.c")
 
@@ -63,10 +65,12 @@ _DESCRIBE = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Block))
 class _Counter(ctypes.Structure):
     _fields_ = [
         ("reg_read", ctypes.c_void_p),
+        ("reg_write", ctypes.c_void_p),
         ("emu_stop", ctypes.c_void_p),
         ("describe", _DESCRIBE),
         ("reg_sp", ctypes.c_int32),
         ("reg_lr", ctypes.c_int32),
+        ("reg_status", ctypes.c_int32),
         ("bucket_count", ctypes.c_uint32),
         ("watched_flags", ctypes.c_uint32),
         ("stack_limit", ctypes.c_uint32),
@@ -158,6 +162,8 @@ class Setup:
     #: Unicorn's numbers of the stack pointer and of the register with the return address
     sp_register: int = 0
     link_register: int = 0
+    #: the register with the IT state; 0 in cores without one
+    status_register: int = 0
 
 
 Describe = Callable[[int, int], BlockInfo]
@@ -272,6 +278,7 @@ class NativeCounter:
         self._c.cost_per_miss = setup.cost_per_miss
         self._c.stack_limit = setup.stack_limit
         self._c.reg_sp, self._c.reg_lr = setup.sp_register, setup.link_register
+        self._c.reg_status = setup.status_register
         self._error: BaseException | None = None
 
         def fill(pointer: Any) -> None:
@@ -296,6 +303,7 @@ class NativeCounter:
         from unicorn.unicorn_py3.unicorn import uclib
 
         self._c.reg_read = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
+        self._c.reg_write = ctypes.cast(uclib.uc_reg_write, ctypes.c_void_p).value
         self._c.emu_stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
         self._hook(uclib, uc, unicorn.UC_HOOK_BLOCK, self._lib.ek_block, 1, 0)
         if reads:
@@ -410,6 +418,7 @@ class PythonCounter:
         self._return_address = 1
         self._previous: tuple[int, list[int]] | None = None
         self._start = (0, 0)
+        self._has_it = False
         self._error: BaseException | None = None
         self._forget()
 
@@ -470,6 +479,7 @@ class PythonCounter:
         counts = block.counts.setdefault(self._bucket, [0, 0])
         counts[0] += 1
         self._previous = (address + nbytes, counts)
+        self._has_it = bool(block.info.flags & FLAG_IT)
 
     def _stop(self, uc: Any, event: int, address: int) -> None:
         self.event, self.event_address = event, address
@@ -504,6 +514,10 @@ class PythonCounter:
         self._bucket, self._return_address = self._frames[-1][:2] if self._frames else (0, 1)
 
     def _on_read(self, uc: Any, kind: int, address: int, size: int, value: int, _: object) -> None:
+        if self._has_it:  # see it_state_clear in counter.c
+            status = uc.reg_read(self._setup.status_register)
+            if status & _XPSR_IT:
+                uc.reg_write(self._setup.status_register, status & ~_XPSR_IT)
         counts = self._reads.setdefault(self._bucket, [0] * 5)
         counts[4] += size
         for line in range(address >> 3, (address + size - 1 >> 3) + 1):

@@ -172,6 +172,7 @@ class RiscvBoard(Board):
 
     PERIPHERAL_SPACES = ()
     ENTRY_BIT = 0
+    HAS_IT = False
     MACHINE = "EM_RISCV"
 
     def __init__(

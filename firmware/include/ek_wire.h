@@ -68,7 +68,8 @@ enum ek_wire_mode {
 
 enum ek_wire_flags {
     EK_WIRE_INPUT_KEPT = 1,  /* inference leaves the inputs as they are */
-    EK_WIRE_INPUT_STAGED = 2 /* the runtime restores the inputs before every run */
+    EK_WIRE_INPUT_STAGED = 2, /* the runtime restores the inputs before every run */
+    EK_WIRE_INPUT_APART = 4   /* staged inputs are read where they are: the arena has pointers */
 };
 
 /* What a fault left behind; survives a reset in RAM that start-up does not clear. */

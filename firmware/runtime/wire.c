@@ -188,7 +188,7 @@ static uint8_t *input_home(ek_wire_t *w, uint32_t index)
         return (uint8_t *)w->config->arena + m->inputs[index].offset;
     uint8_t *home = w->config->staging;
     for (uint32_t i = 0; i < index; i++)
-        home += m->inputs[i].nbytes;
+        home += (m->inputs[i].nbytes + 3u) & ~3u; /* kernels may read whole words of them */
     return home;
 }
 
@@ -197,8 +197,14 @@ static void restore_inputs(ek_wire_t *w)
     const ek_model_t *m = w->config->model;
     if (!(w->config->flags & EK_WIRE_INPUT_STAGED))
         return;
-    for (uint32_t i = 0; i < m->input_count; i++)
-        memcpy(w->config->arena + m->inputs[i].offset, input_home(w, i), m->inputs[i].nbytes);
+    for (uint32_t i = 0; i < m->input_count; i++) {
+        int8_t *place = w->config->arena + m->inputs[i].offset;
+        const uint8_t *home = input_home(w, i);
+        if (w->config->flags & EK_WIRE_INPUT_APART)
+            memcpy(place, &home, sizeof home);
+        else
+            memcpy(place, home, m->inputs[i].nbytes);
+    }
 }
 
 /* index u16, zero u16, offset u32, data */

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tflite_builder import TfliteBuilder
 
+from edgekit import bench
 from edgekit.build import build
 from edgekit.engines import aot
 from edgekit.engines.aot import memory, patches, plan, search, select
@@ -19,7 +22,7 @@ from edgekit.engines.aot.limits import read_limits, read_time_us
 from edgekit.errors import FitError, UsageError
 from edgekit.graph import Model, read_model
 from edgekit.records import Artifact, StripStage, from_json
-from edgekit.targets import Target, load_target
+from edgekit.targets import Region, Target, load_target
 
 _SCALE = {"scale": 0.05, "zero_point": -3}
 
@@ -271,17 +274,59 @@ def test_an_input_apart_is_only_read(tmp_path: Path, host: Target) -> None:
     header = (tmp_path / "b" / "tower.h").read_text()
     assert "tower_set_input(int8_t *arena, const int8_t *data)" in header
     _check(_tower(), artifact)
-    with pytest.raises(UsageError, match="input=apart"):
-        build(artifact, load_target("nucleo-l4r5zi"), tmp_path / "c")
 
 
-def test_vww_below_24_kb_beside_its_image(mlperf: Path, tmp_path: Path, host: Target) -> None:
+def test_vww_below_24_kb_beside_its_image(
+    mlperf: Path, tmp_path: Path, host: Target, record_property: Callable[[str, object], None]
+) -> None:
     """The image belongs to the camera; the arena holds everything else."""
     model = read_model(mlperf / "vww_mobilenet_int8.tflite")
     options = {"max_ram": "24K", "input": "apart"}
     artifact = aot.compile(model, host, tmp_path / "a", command="x", options=options)
     assert _plan(artifact).arena_bytes < 24_576
     _check(model, artifact, runs=1)
+    # and on a board: the runtime gives the image a place of its own
+    target = load_target("nucleo-l4r5zi")
+    artifact = aot.compile(model, target, tmp_path / "b", command="x", options=options)
+    firmware = build(artifact, target, tmp_path / "firmware", command="x")
+    plan = _plan(artifact)
+    assert plan.arena_bytes < 24_576
+    sizes = {section.name: section.nbytes for section in firmware.sections}
+    assert sizes[".staging"] == 27_648
+    found = bench.bench_firmware(
+        firmware, target, "virtual", model=model,
+        examples=bench.random_examples(plan, 1, 7), warmups=1, runs=2,
+    )  # fmt: skip
+    assert found.outputs is not None and found.outputs.match is True, found.outputs
+    assert found.memory["inputs_apart"] is True
+    estimated = artifact.options["estimates"]["instructions"]
+    assert found.instructions == pytest.approx(estimated, rel=0.08)
+    record_property("figure", f"vww, its image apart: {found.instructions:,} instructions, "
+                    f"arena {plan.arena_bytes:,} B")  # fmt: skip
+
+
+def test_an_image_goes_where_there_is_room(tmp_path: Path) -> None:
+    """In a memory of its own, when the main one does not take it beside the arena."""
+    target = load_target("nucleo-l4r5zi")
+    flash = next(region for region in target.memory if region.kind == "flash")
+    artifact = aot.compile(
+        _tower(), target, tmp_path / "a", command="x", options={"input": "apart"}
+    )
+    everything = build(artifact, target, tmp_path / "one", command="x")
+    image = next(s.nbytes for s in everything.sections if s.name == ".staging")
+    assert image == sum(view.nbytes for view in _plan(artifact).inputs)
+    small = Region("SRAM1", "ram", 0x20000000, everything.ram_bytes - 16)
+    # large enough for the arena as well, which then goes there; and for the image alone
+    arena = _plan(artifact).arena_bytes
+    assert arena > image
+    for nbytes, wanted in ((1 << 16, ("SRAM1", "SRAM2")), (image, ("SRAM2", "SRAM1"))):
+        second = Region("SRAM2", "ram", 0x20030000, nbytes)
+        memories = replace(target, memory=(flash, small, second))
+        split = build(artifact, memories, tmp_path / f"two{nbytes}", command="x")
+        homes = {section.name: section.region for section in split.sections}
+        assert (homes[".staging"], homes[".arena"]) == wanted
+    with pytest.raises(FitError):
+        build(artifact, replace(target, memory=(flash, small)), tmp_path / "three", command="x")
 
 
 # -- limits ------------------------------------------------------------------------------------

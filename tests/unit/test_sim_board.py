@@ -439,3 +439,31 @@ def test_erased_flash_does_not_start(tmp_path: Path) -> None:
     board.write_memory(0, b"\xff" * 4096)
     with pytest.raises(Fault, match="erased"):
         board.reset()
+
+
+def test_a_conditional_read_of_a_constant_leaves_no_condition_behind(tmp_path: Path) -> None:
+    """A profiling board looks at reads from flash, within IT blocks as well."""
+    source = """
+    static const int table[2] = {7, 9};
+    volatile int result[2];
+    __attribute__((noinline)) int next(int a) { return a + 1; }
+    void program(void) {
+        int a = 5, kept;
+        __asm volatile(".syntax unified\\n"
+                       "cmp %2, #1\\n"
+                       "ite eq\\n"
+                       "ldreq %0, [%3, #4]\\n"
+                       "movne %0, #0\\n"
+                       "b 1f\\n"
+                       "1: cmp %2, #2\\n"
+                       "add %1, %1, #1\\n"
+                       : "=&r"(kept), "+r"(a) : "r"(1), "r"(table) : "cc");
+        result[0] = kept; result[1] = next(a); }"""
+    elf = build(tmp_path, source)
+    for profile in (False, True):
+        for python in (False, True):
+            board = Board(_mps2(), elf, profile=profile, python_counter=python)
+            _run(board)
+            place = board.image.symbols["result"]
+            words = [int.from_bytes(board.memory(place + 4 * i, 4), "little") for i in (0, 1)]
+            assert words == [9, 7], (profile, python)

@@ -251,8 +251,8 @@ class _Emitter:
         count = len(plan.steps)
         sha = ", ".join(f"0x{byte:02x}" for byte in bytes.fromhex(self.model.sha256))
         spans = {
-            # There is nothing to write in the arena of an input that is not there.
-            "inputs": [(v.offset, 0 if v.apart else v.nbytes) for v in plan.inputs],
+            # Of an input apart there is a pointer at the offset; the size is the input's own.
+            "inputs": [(v.offset, v.nbytes) for v in plan.inputs],
             "outputs": [(v.offset, v.nbytes) for v in plan.outputs],
             "step_outputs": [(s.offset, s.nbytes) for s in plan.steps],
         }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgekit.build import image_source, inputs_kept
+from edgekit.build import image_source, inputs_apart, inputs_kept, staging_bytes
 from edgekit.errors import UsageError
 from edgekit.resources import firmware_dir
 
@@ -91,13 +91,14 @@ def project(
     for name in sorted(files):
         digest.update(f"{name}\0{len(files[name])}\0{files[name]}".encode())
     build_id = digest.digest()[:16]
-    kept = inputs_kept(plan)
+    kept, apart = inputs_kept(plan), inputs_apart(plan)
     files["main/ek_image.c"] = image_source(
         f"{prefix}_model",
         arena_bytes=plan.arena_bytes,
         steps=len(plan.steps),
         kept=kept,
-        staging_bytes=0 if kept else sum(view.nbytes for view in plan.inputs),
+        staging_bytes=staging_bytes(plan) if apart or not kept else 0,
+        apart=apart,
         target=target.name,
         build_id=build_id,
         placed=False,
