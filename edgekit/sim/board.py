@@ -16,7 +16,6 @@ from edgekit.sim.counter import (
     EVENT_REQUEST,
     EVENT_STACK,
     FLAG_FP,
-    FLAG_IT,
     FLAG_MARKER,
     FLAG_REFUSED,
     FLAG_STACK,
@@ -430,8 +429,6 @@ class Board:
             flags |= FLAG_STACK
         if block.is_fp:
             flags |= FLAG_FP
-        if self.HAS_IT and any(item.kind == "it" for item in block.instructions):
-            flags |= FLAG_IT
         if self._refused(block):
             flags |= FLAG_REFUSED
         bucket = self._markers.get(address, 0)

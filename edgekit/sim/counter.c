@@ -22,7 +22,7 @@
 
 #define XPSR_IT 0x0600FC00u /* Armv7-M ARM B1.4.2 */
 
-enum { FLAG_REFUSED = 1, FLAG_FP = 2, FLAG_STACK = 4, FLAG_MARKER = 8, FLAG_IT = 16 };
+enum { FLAG_REFUSED = 1, FLAG_FP = 2, FLAG_STACK = 4, FLAG_MARKER = 8 };
 enum { EVENT_NONE, EVENT_REQUEST, EVENT_REFUSED, EVENT_STACK };
 
 typedef struct ek_block_s {
@@ -311,7 +311,7 @@ void ek_read(void *uc, int type, uint64_t address, int size, int64_t value, void
     ek_reads_t *reads = &c->reads[c->bucket];
     uint64_t last = address + (uint64_t)size - 1u;
     (void)type, (void)value;
-    if (c->previous && c->previous->flags & FLAG_IT) it_state_clear(c, uc);
+    if (c->reg_status) it_state_clear(c, uc);
     reads->nbytes += (uint64_t)size;
     if (address >> 3 == c->line8 && last >> 3 == c->line8) return;
     for (uint64_t line = address >> 3; line <= last >> 3; line++) {

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-#: FLAG_IT: instructions that an IT makes conditional
-FLAG_REFUSED, FLAG_FP, FLAG_STACK, FLAG_MARKER, FLAG_IT = 1, 2, 4, 8, 16
+FLAG_REFUSED, FLAG_FP, FLAG_STACK, FLAG_MARKER = 1, 2, 4, 8
 EVENT_NONE, EVENT_REQUEST, EVENT_REFUSED, EVENT_STACK = range(4)
 NEVER = (1 << 64) - 1
 LOG_LENGTH = 4096
@@ -418,7 +417,6 @@ class PythonCounter:
         self._return_address = 1
         self._previous: tuple[int, list[int]] | None = None
         self._start = (0, 0)
-        self._has_it = False
         self._error: BaseException | None = None
         self._forget()
 
@@ -479,7 +477,6 @@ class PythonCounter:
         counts = block.counts.setdefault(self._bucket, [0, 0])
         counts[0] += 1
         self._previous = (address + nbytes, counts)
-        self._has_it = bool(block.info.flags & FLAG_IT)
 
     def _stop(self, uc: Any, event: int, address: int) -> None:
         self.event, self.event_address = event, address
@@ -514,7 +511,7 @@ class PythonCounter:
         self._bucket, self._return_address = self._frames[-1][:2] if self._frames else (0, 1)
 
     def _on_read(self, uc: Any, kind: int, address: int, size: int, value: int, _: object) -> None:
-        if self._has_it:  # see it_state_clear in counter.c
+        if self._setup.status_register:  # see it_state_clear in counter.c
             status = uc.reg_read(self._setup.status_register)
             if status & _XPSR_IT:
                 uc.reg_write(self._setup.status_register, status & ~_XPSR_IT)

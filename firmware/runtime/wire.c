@@ -197,14 +197,13 @@ static void restore_inputs(ek_wire_t *w)
     const ek_model_t *m = w->config->model;
     if (!(w->config->flags & EK_WIRE_INPUT_STAGED))
         return;
-    for (uint32_t i = 0; i < m->input_count; i++) {
-        int8_t *place = w->config->arena + m->inputs[i].offset;
+    uint32_t apart = w->config->flags & EK_WIRE_INPUT_APART;
+    for (uint32_t i = 0; apart && i < m->input_count; i++) {
         const uint8_t *home = input_home(w, i);
-        if (w->config->flags & EK_WIRE_INPUT_APART)
-            memcpy(place, &home, sizeof home);
-        else
-            memcpy(place, home, m->inputs[i].nbytes);
+        memcpy(w->config->arena + m->inputs[i].offset, &home, sizeof home);
     }
+    for (uint32_t i = 0; !apart && i < m->input_count; i++)
+        memcpy(w->config->arena + m->inputs[i].offset, input_home(w, i), m->inputs[i].nbytes);
 }
 
 /* index u16, zero u16, offset u32, data */
