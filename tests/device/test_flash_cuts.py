@@ -8,6 +8,7 @@ The tools are the unmodified ones; stm32loader and UF2 drives are cut in
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -72,6 +73,9 @@ def _flash(order: flashing.Order, state: Path, cut: int | None) -> tuple[Edgekit
         volume=board.volume,
         debug_port=board.debug_port,
     )
+    # A board that loses power gives its pseudo-terminal back. While this end is open its number is
+    # not given to another board, which a tool that tries the port once more would then find.
+    held = os.open(board.port, os.O_RDWR | os.O_NOCTTY) if board.port.startswith("/dev/") else None
     try:
         flasher.flash(job, lambda share: None)
         return None, board.state()["flash_operations"]
@@ -82,6 +86,8 @@ def _flash(order: flashing.Order, state: Path, cut: int | None) -> tuple[Edgekit
             raise AssertionError(f"the board still has power, but: {error}") from None
     finally:
         board.close()
+        if held is not None:
+            os.close(held)
 
 
 @pytest.mark.parametrize(("name", "tool", "sentences"), TOOLS)
