@@ -13,9 +13,7 @@ figures are those of the first seed on the virtual board (simulated; instruction
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -23,6 +21,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kept import Results
 
 Key = tuple[str, str, int]
 
@@ -105,28 +105,6 @@ def run(order: tuple[Subject, str, str, int, str | None, Any]) -> tuple[Key, dic
         }
 
 
-class Results:
-    """Finished runs, kept in a file if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.found: dict[Key, dict[str, Any]] = {}
-        if path is not None and path.exists():
-            for item in json.loads(path.read_text())["runs"]:
-                self.found[item["set"], item["recipe"], item["seed"]] = item["result"]
-
-    def add(self, key: Key, result: dict[str, Any]) -> None:
-        self.found[key] = result
-        if self.path is not None:
-            runs = [
-                {"set": name, "recipe": recipe, "seed": seed, "result": result}
-                for (name, recipe, seed), result in sorted(self.found.items())
-            ]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"schema_version": 1, "runs": runs}, indent=1) + "\n")
-            os.replace(temporary, self.path)
-
-
 def rows(results: Results, name: str, recipes: list[str], seeds: int) -> Iterator[tuple[str, ...]]:
     """Rows of a set's table; the first is the model as given."""
     first = None
@@ -186,7 +164,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print tables for a document")
     given = parser.parse_args()
     recipes = [name for name in given.recipes.split(",") if name] or list(shipped())
-    results = Results(given.json)
+    results = Results(given.json, ("set", "recipe", "seed"))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as text:
         work = Path(text)
         write_digits(work)

@@ -14,9 +14,7 @@ and not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -25,6 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kept import Results
 
 if TYPE_CHECKING:
     from edgekit.quantize.recipe import Recipe
@@ -159,29 +159,6 @@ def run(order: tuple[Subject, Key]) -> tuple[Key, dict[str, Any]]:
         }
 
 
-class Results:
-    """Finished runs, kept in a file if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.found: dict[Key, dict[str, Any]] = {}
-        if path is not None and path.exists():
-            for item in json.loads(path.read_text())["runs"]:
-                self.found[item["set"], item["way"], item["samples"], item["seed"]] = item["result"]
-
-    def add(self, key: Key, result: dict[str, Any]) -> None:
-        self.found[key] = result
-        if self.path is not None:
-            names = ("set", "way", "samples", "seed")
-            runs = [
-                {**dict(zip(names, item, strict=True)), "result": self.found[item]}
-                for item in sorted(self.found)
-            ]
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text(json.dumps({"schema_version": 1, "runs": runs}, indent=1) + "\n")
-            os.replace(temporary, self.path)
-
-
 def _spread(values: list[float], digits: int = 1) -> str:
     text = f"{statistics.mean(values):.{digits}f}"
     return text + (f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else "")
@@ -224,7 +201,7 @@ def main() -> None:
     given = parser.parse_args()
     counts = [int(text) for text in given.samples.split(",")]
     sets = given.sets.split(",")
-    results = Results(given.json)
+    results = Results(given.json, ("set", "way", "samples", "seed"))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as text:
         known = prepare(given.models, given.data, Path(text))
         orders = [

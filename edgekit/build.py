@@ -16,17 +16,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import edgekit
 from edgekit import toolchain as toolchains
 from edgekit.console import SCHEMA_VERSION
-from edgekit.errors import FitError, ModelError, UsageError, missing_extra
+from edgekit.errors import FitError, ModelError, UsageError
 from edgekit.files import folder_atomic
 from edgekit.mlperf.personality import PROTOCOL, Personality
 from edgekit.records import Artifact, Buffer, Firmware, Plan, Section, Symbol, from_json, to_json
 from edgekit.resources import firmware_dir
-from edgekit.stackbound import stack_bound
+from edgekit.stackbound import read_elf_file, stack_bound
 from edgekit.targets import Region, Target
 
 Staging = Literal["auto", "on", "off"]
@@ -752,18 +752,8 @@ SECTIONS
 # ---- reading ELF files ----
 
 
-def _elf(path: Path) -> Any:
-    try:
-        from elftools.elf.elffile import ELFFile
-    except ImportError:
-        raise missing_extra("pyelftools", "sim", "building firmware") from None
-    import io
-
-    return ELFFile(io.BytesIO(path.read_bytes()))
-
-
 def _section_bytes(path: Path, name: str) -> bytes:
-    section = _elf(path).get_section_by_name(name)
+    section = read_elf_file(path).get_section_by_name(name)
     content: bytes = b"" if section is None else section.data()
     return content
 
@@ -772,7 +762,7 @@ def _model_symbol(objects: Iterable[Path]) -> str:
     """The one global object whose name ends in ``_model``: the model's descriptor."""
     found = set()
     for path in objects:
-        for symbol in _elf(path).get_section_by_name(".symtab").iter_symbols():
+        for symbol in read_elf_file(path).get_section_by_name(".symtab").iter_symbols():
             info = symbol["st_info"]
             is_global = info["type"] == "STT_OBJECT" and info["bind"] == "STB_GLOBAL"
             if is_global and symbol.name.endswith("_model"):
@@ -786,7 +776,7 @@ def _model_symbol(objects: Iterable[Path]) -> str:
 
 def read_elf(path: Path, target: Target) -> _Image:
     """Allocated sections with the region that they lie in, and sized symbols, largest first."""
-    elf = _elf(path)
+    elf = read_elf_file(path)
     origins = sorted(
         (
             (origin, region.name)
@@ -818,7 +808,7 @@ def flat_image(elf: Path) -> tuple[int, bytes]:
     """The bytes to be flashed, and the address of the first."""
     pieces = [
         (segment["p_paddr"], segment.data())
-        for segment in _elf(elf).iter_segments()
+        for segment in read_elf_file(elf).iter_segments()
         if segment["p_type"] == "PT_LOAD" and segment["p_filesz"] > 0
     ]
     pieces.sort()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.errors import missing_extra
+
 #: Functions that indirect calls never reach: they start or end everything.
 _NEVER_CALLED = {
     "ek_reset_handler", "ek_start", "ek_fault_record", "fault_handler", "ek_trap", "main",
@@ -47,7 +49,7 @@ def stack_bound(elf_path: Path, objects: Iterable[Path]) -> int | None:
         import capstone  # noqa: F401
     except ImportError:
         return None
-    functions = _functions(_elf(elf_path))
+    functions = _functions(read_elf_file(elf_path))
     names = _taken_names(objects) - _NEVER_CALLED
     taken = {f.address for f in functions.values() if f.name in names}
     start = next((f for f in functions.values() if f.name == "ek_start"), None)
@@ -135,9 +137,16 @@ def _decoder(machine: str) -> tuple[Any, Callable[..., None]]:
     return decoder, look
 
 
-def _elf(path: Path) -> Any:
-    from elftools.elf.elffile import ELFFile
+def read_elf_file(path: Path) -> Any:
+    """An ELF file in memory, as pyelftools has it.
 
+    Raises:
+        MissingDependency: pyelftools is not installed.
+    """
+    try:
+        from elftools.elf.elffile import ELFFile
+    except ImportError:
+        raise missing_extra("pyelftools", "sim", "building firmware") from None
     return ELFFile(io.BytesIO(path.read_bytes()))
 
 
@@ -272,7 +281,7 @@ def _taken_names(objects: Iterable[Path]) -> set[str]:
 
     names = set()
     for path in objects:
-        elf = _elf(path)
+        elf = read_elf_file(path)
         kinds = _ADDRESS_RELOCATIONS.get(elf["e_machine"], ())
         for section in elf.iter_sections():
             if not isinstance(section, RelocationSection):

@@ -17,7 +17,14 @@ from edgekit.graph.model import Graph, Model, Op, Tensor
 from edgekit.graph.reader import read_model
 from edgekit.graph.writer import write_graph
 from edgekit.quantize.execute import Executor, stacked
-from edgekit.quantize.plan import Magnitudes, Plan, bias_slot, largest_magnitude, linear_parameters
+from edgekit.quantize.plan import (
+    Magnitudes,
+    Plan,
+    bias_slot,
+    constant_values,
+    largest_magnitude,
+    linear_parameters,
+)
 from edgekit.quantize.policy import RULES
 from edgekit.quantize.prepare import constant
 from edgekit.quantize.simulate import Simulator
@@ -175,13 +182,22 @@ def _means(chunks: Sequence[Any]) -> Reals:
 def _shifted(
     graph: Graph, plan: Plan, op: Op, shift: Reals, magnitudes: Magnitudes
 ) -> tuple[Graph, Plan]:
-    """The graph with ``shift`` subtracted from a bias, and the plan with its scale."""
+    """The graph with ``shift`` subtracted from a bias, and the plan with its scale.
+
+    The shift was seen with the rounded bias, so that it is taken from that one: what rounding the
+    bias had added would stay otherwise.
+    """
     import numpy as np
 
     at = RULES[op.kind].bias or 0
     index = op.inputs[at]
     tensors, ops = list(graph.tensors), list(graph.ops)
     values = tensors[index].data().astype(np.float64)
+    slot = op.index, at
+    if slot in plan.scheme.constants:
+        bias = plan.constants[slot]
+        steps = constant_values(graph, plan, slot).astype(np.float64) - bias.zero_point
+        values = steps.reshape(values.shape) * np.array(bias.scales, np.float64)
     changed = (values.reshape(-1) - shift).astype(np.float32).reshape(values.shape)
     shared = sum(index in other.inputs for other in graph.ops) > 1
     if shared:

@@ -158,6 +158,8 @@ class Board:
     )
     #: set in an address to execute the core's instruction set there
     ENTRY_BIT = _THUMB
+    #: whether it can count what a cycle model needs
+    PROFILES = True
     #: whether an instruction can make those behind it conditional
     HAS_IT = True
     #: machine of its programs, as ELF calls it
@@ -190,7 +192,7 @@ class Board:
                 str(self.image.path),
                 f"edgekit build --target {target.name}",
             )
-        self.profile = profile
+        self.profile = profile = profile and self.PROFILES
         self.line = line or MemoryLine()
         self.reports: list[str] = []
         self.fault: Fault | None = None

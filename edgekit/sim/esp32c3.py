@@ -22,6 +22,7 @@ from edgekit.sim.uart import EspUart
 
 if TYPE_CHECKING:
     from edgekit.sim.board import Board
+    from edgekit.sim.riscv import RiscvBoard
 
 #: Peripherals, (base, bytes)
 SPACES = ((0x60000000, 0x000D1000),)
@@ -161,7 +162,7 @@ class _TimerGroup(_Watched):
 class _CycleCounter:
     """The event counter of the CPU: cycles, when MPCER says so (bit 0)."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: RiscvBoard) -> None:
         self._board = board
         self._events = self._mode = 0
         self._from = self._held = 0
@@ -184,7 +185,7 @@ class _CycleCounter:
 
     def put(self) -> None:
         """Makes the CPU's instructions reach it."""
-        self._board.registers.update(  # type: ignore[attr-defined]
+        self._board.registers.update(
             {
                 _MPCER: (lambda: self._events, lambda value: self._change("_events", value)),
                 _MPCMR: (lambda: self._mode, lambda value: self._change("_mode", value)),
@@ -196,7 +197,7 @@ class _CycleCounter:
 class Esp32C3:
     """The chip of the ESP32-C3 boards."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: RiscvBoard) -> None:
         self._board = board
         target = board.target
         self._xtal_hz = float(target.sim.get("xtal_hz", 40 * _MHZ))

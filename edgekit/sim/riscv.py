@@ -13,18 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit.errors import UsageError
 from edgekit.sim.board import Board
 from edgekit.sim.counter import NEVER
-
-if TYPE_CHECKING:
-    from edgekit.sim.line import Line
-    from edgekit.sim.rom.memory import FlashMemory
-    from edgekit.sim.symbols import Image
-    from edgekit.targets import Target
 
 _SP = 2
 #: Major opcodes (table 24.1) of extensions that rv32imc lacks
@@ -174,22 +167,10 @@ class RiscvBoard(Board):
     ENTRY_BIT = 0
     HAS_IT = False
     MACHINE = "EM_RISCV"
-
-    def __init__(
-        self,
-        target: Target,
-        elf: Path | Image,
-        *,
-        profile: bool = False,
-        line: Line | None = None,
-        python_counter: bool = False,
-        flash: FlashMemory | None = None,
-        debug: Any = None,
-    ) -> None:
-        #: control and status registers of the chip's own: number to (read, write)
-        self.registers: dict[int, tuple[Callable[[], int], Callable[[int], None]]] = {}
-        # there is no cycle model that would need features
-        super().__init__(target, elf, line=line, python_counter=python_counter, flash=flash)
+    # there is no cycle model that would need features
+    PROFILES = False
+    #: control and status registers of the chip's own: number to (read, write)
+    registers: dict[int, tuple[Callable[[], int], Callable[[int], None]]]
 
     def _open_cpu(self) -> tuple[Any, Any]:
         from unicorn import riscv_const
@@ -228,7 +209,7 @@ class RiscvBoard(Board):
 
     def _reset_core(self) -> None:
         self.system: Any = _NoInterrupts()
-        self.registers.clear()
+        self.registers = {}
         for number in range(32):
             self._uc.reg_write(self._const.UC_RISCV_REG_X0 + number, 0)
 
