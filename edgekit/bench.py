@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -231,6 +232,7 @@ def memory_of(
         "stack_bound_bytes": firmware.stack_bound_bytes,
         "staging_bytes": staging_bytes,
         "inputs_apart": plan is not None and any(view.apart for view in plan.inputs),
+        "inputs_in_rows": plan is not None and bool(plan.feeds),
         "ram_bytes": firmware.ram_bytes or None,
         "weights_bytes": firmware.weights_bytes or None,
         "code_bytes": firmware.code_bytes or None,
@@ -314,7 +316,10 @@ def with_counters(
                     latency_us=microseconds(cycles),
                 )
             )
-    inferences = counters.inference_cycles[-measurement.runs :] if total is not None else ()
+    inferences: tuple[int, ...] = ()
+    if total is not None:
+        # Where steps are called one by one, only the last ones are there.
+        inferences = counters.inference_cycles[-measurement.runs :] or (total.value,)
     return replace(
         bare,
         instructions=counters.instructions,
@@ -331,14 +336,8 @@ def with_counters(
 # ---- running ----
 
 
-def _write(device: Device, example: Example) -> None:
-    for index, data in enumerate(example.raw):
-        device.write_input(index, data)
-
-
 def _steps_run(device: Device, example: Example) -> tuple[int, ...]:
-    _write(device, example)
-    device.run(Mode.STEPS, 0)
+    device.run_on(example.raw, Mode.STEPS, 0)
     return device.step_ticks()
 
 
@@ -348,9 +347,9 @@ def _timed(device: Device, example: Example, count: int) -> tuple[int, ...]:
     batch = identity.max_runs if identity.input_kept or identity.input_staged else 1
     ticks: list[int] = []
     while len(ticks) < count:
-        if not ticks or batch == 1:
-            _write(device, example)
-        ticks.extend(device.run(Mode.INVOKE, min(batch, count - len(ticks))))
+        amount = min(batch, count - len(ticks))
+        again = device.run if ticks and batch > 1 else partial(device.run_on, example.raw)
+        ticks.extend(again(Mode.INVOKE, amount))
     return tuple(ticks)
 
 
@@ -384,12 +383,12 @@ def _check(
 def _run_checked(device: Device, example: Example) -> tuple[list[bytes], tuple[int, ...]]:
     """The outputs of a whole inference, and the CRCs of one step by step."""
     identity = device.identity
-    _write(device, example)
-    device.run()
+    device.run_on(example.raw)
     outputs = [device.read_output(i) for i in range(len(identity.output_bytes))]
-    if not (identity.input_kept or identity.input_staged):
-        _write(device, example)
-    device.run(Mode.STEPS, 0)
+    if identity.input_kept or identity.input_staged:
+        device.run(Mode.STEPS, 0)
+    else:
+        device.run_on(example.raw, Mode.STEPS, 0)
     return outputs, device.step_crcs()
 
 
@@ -405,8 +404,7 @@ def _first_difference(
             continue
 
         def fetch(step: Step = step) -> bytes:
-            _write(device, example)
-            device.run(Mode.UNTIL, step.index)
+            device.run_on(example.raw, Mode.UNTIL, step.index)
             return device.read(Area.STEP_OUTPUT, step.index, step.nbytes)
 
         return describe_difference(step, device.persist(fetch), expected)

@@ -181,7 +181,15 @@ def build(
     apart = artifact.plan is not None and inputs_apart(artifact.plan)
     toolchain = toolchains.find_toolchain(compiler, target)
     kept = artifact.plan is not None and inputs_kept(artifact.plan)
+    fed = artifact.plan is not None and bool(artifact.plan.feeds)
+    if fed and staging == "on":
+        raise UsageError(
+            "an input that comes in rows has no place to be kept",
+            str(artifact.folder),
+            "without --staging on, or compile without --set input=rows",
+        )
     stage = staging == "on" or (staging == "auto" and not kept and artifact.plan is not None)
+    stage = stage and not fed
     stage = (stage and personality is None) or apart  # MLPerf Tiny's has a place of its own
     with folder_atomic(out) as folder:
         work = _Work(artifact, target, toolchain, folder, optimize, personality)
@@ -233,11 +241,12 @@ def _check_personality(
             str(artifact.folder),
             "edgekit compile --engine aot",
         )
-    if inputs_apart(artifact.plan):
+    where = artifact.options.get("input", "arena")
+    if where != "arena":
         raise UsageError(
-            "MLPerf Tiny's firmware keeps its input in the arena (not input=apart)",
+            f"MLPerf Tiny's firmware keeps its input in the arena (not input={where})",
             str(artifact.folder),
-            "compile without --set input=apart",
+            f"compile without --set input={where}",
         )
     if staging == "off":
         raise UsageError("MLPerf Tiny repeats inferences: its input needs a place of its own")
@@ -273,6 +282,8 @@ def staging_bytes(plan: Plan) -> int:
 
 def inputs_kept(plan: Plan) -> bool:
     """Whether an inference leaves all its inputs as they are."""
+    if plan.feeds:
+        return False
     for view in plan.inputs:
         if view.apart:
             continue

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from edgekit import wire
@@ -63,20 +63,30 @@ class Statistics:
     resets: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     type: Type
     payload: bytes
     #: of a transfer that may be cut into smaller pieces: its place in the whole
     offset: int = 0
     nbytes: int = 0
-    sequences: list[int] = field(default_factory=list)
+    #: how often it was sent
+    sent: int = 0
     sent_at: float = 0.0
     #: bytes of itself and its answer, and all that are on the line before its answer is whole
     own_bytes: int = 0
     load_bytes: int = 0
     accepted: bool = False
     answer: bytes | None = None
+
+
+@dataclass(frozen=True)
+class _Transmission:
+    """A request as it was sent once."""
+
+    item: _Request
+    at: float
+    load_bytes: int
 
 
 class Device:
@@ -95,10 +105,13 @@ class Device:
         self.statistics = Statistics()
         self._decoder = wire.Decoder()
         self._identity: Identity | None = None
+        self._feeds: tuple[wire.Feed, ...] | None = None
         self._expected: str | None = None
         self._session = 0
         self._sequence = secrets.randbelow(1 << 16)
         self._run_id = 0
+        #: what was sent in this exchange, by sequence number
+        self._sent: dict[int, _Transmission] = {}
         self._latency_s = self.patience.first_latency_s
         self._byte_s = 10 / float(getattr(link, "baud", _BAUD))
         self._chunk = 0
@@ -156,12 +169,16 @@ class Device:
         if self._identity is None:
             # what was sent to a device that was still starting tells nothing about the line
             self.statistics = Statistics()
-        self._identity = identity
+        self._identity, self._feeds = identity, None
         self._chunk = min(identity.max_payload, wire.MAX_PAYLOAD)
         return identity
 
     def write_input(self, index: int, data: bytes) -> None:
         """Fills input ``index`` (raw bytes, as the model takes them)."""
+        self._check_length(index, data)
+        self._write(index, 0, data)
+
+    def _check_length(self, index: int, data: bytes) -> None:
         expected = self.identity.input_bytes[index]
         if len(data) != expected:
             raise DeviceError(
@@ -169,11 +186,53 @@ class Device:
                 self.link.name,
             )
 
+    def _write(self, index: int, start: int, data: bytes) -> None:
+        """Writes ``data`` to input ``index`` from byte ``start`` on."""
+
         def request(offset: int, nbytes: int) -> _Request:
-            payload = wire.write_request(index, offset, data[offset : offset + nbytes])
+            payload = wire.write_request(index, start + offset, data[offset : offset + nbytes])
             return _Request(Type.WRITE, payload, offset, nbytes)
 
         self._transfer(request, len(data), overhead=8)
+
+    def run_on(
+        self, inputs: Sequence[bytes], mode: Mode = Mode.INVOKE, count: int = 1
+    ) -> tuple[int, ...]:
+        """Writes all inputs and runs; where they come in pieces, one by one as they are wanted.
+
+        ``count`` and the ticks that are returned are those of :meth:`run`; with inputs in pieces
+        it is one inference.
+        """
+        if not self.identity.feed_count:
+            for index, data in enumerate(inputs):
+                self.write_input(index, data)
+            return self.run(mode, count)
+        for index, data in enumerate(inputs):
+            self._check_length(index, data)
+        feeds = self._device_feeds()
+        for number, feed in enumerate(feeds):
+            self._write(feed.input, feed.start, inputs[feed.input][feed.start :][: feed.nbytes])
+            last = number + 1 == len(feeds)
+            if mode == Mode.UNTIL:
+                if last or count < feeds[number + 1].step:
+                    return self.run(mode, count)
+                self.run(Mode.INVOKE, number)
+            elif last:
+                return self.run(mode, number)
+            else:
+                self.run(mode, number)
+        raise DeviceError("the device wants no input", self.link.name)
+
+    def _device_feeds(self) -> tuple[wire.Feed, ...]:
+        if self._feeds is None:
+            nbytes = 4 * wire.FEED_WORDS * self.identity.feed_count
+            try:
+                self._feeds = wire.parse_feeds(self.read(Area.FEEDS, 0, nbytes), self.identity)
+            except wire.WireError as error:
+                raise DeviceError(
+                    f"the device's answer makes no sense: {error}", self.link.name
+                ) from None
+        return self._feeds
 
     def read(self, area: Area, index: int, nbytes: int) -> bytes:
         """Reads ``nbytes`` from the start of an area."""
@@ -259,9 +318,7 @@ class Device:
         """One inference: writes the inputs, runs, reads all outputs. Survives resets."""
 
         def work() -> list[bytes]:
-            for index, data in enumerate(inputs):
-                self.write_input(index, data)
-            self.run()
+            self.run_on(inputs)
             return [self.read_output(i) for i in range(len(self.identity.output_bytes))]
 
         return self.persist(work)
@@ -317,6 +374,9 @@ class Device:
         """
         flying: deque[_Request] = deque()
         done: list[_Request] = []
+        # An answer to any transmission of this exchange will do, since the device's state is the
+        # same for all of them; an earlier exchange's may tell of another run.
+        self._sent.clear()
         self._heard_at = self._clock()
         backoff = 1
         damaged = self._decoder.damaged
@@ -338,9 +398,10 @@ class Device:
                 if answered is None:
                     continue
                 backoff = 1
-                while flying[0] is not answered:
-                    self._lost(flying.popleft(), again)
-                flying.popleft()
+                if self._sent[frame.sequence].item is answered:
+                    while flying[0] is not answered:
+                        self._lost(flying.popleft(), again)
+                flying.remove(answered)
                 done.append(answered)
                 self._won()
             now = self._clock()
@@ -367,24 +428,32 @@ class Device:
 
     def _send(self, item: _Request, flying: Iterable[_Request]) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFF
-        item.sequences.append(self._sequence)
+        item.sent += 1
         item.sent_at = self._clock()
         data = wire.encode(Frame(item.type, self._sequence, self._session, item.payload))
         self.statistics.sent_frames += 1
         self.statistics.sent_bytes += len(data)
         item.own_bytes = len(data) + (item.nbytes if item.type == Type.READ else 0)
         item.load_bytes = item.own_bytes + sum(other.own_bytes for other in flying)
+        self._sent[self._sequence] = _Transmission(item, item.sent_at, item.load_bytes)
         self.link.write(data)
 
     def _match(
         self, frame: Frame, flying: Iterable[_Request], progress: Callable[[int], None] | None
     ) -> _Request | None:
         """The request that ``frame`` answers for good; notes signs of life on the way."""
-        found = None
-        for item in flying:
-            if frame.sequence in item.sequences and frame.type == item.type | wire.RESPONSE:
-                found = item
-        if found is None or not frame.payload:
+        sent = self._sent.get(frame.sequence)
+        if sent is None or frame.type != sent.item.type | wire.RESPONSE or not frame.payload:
+            return None
+        found = next((item for item in flying if item is sent.item), None)
+        if found is None and frame.session == self._session:
+            # It was taken for lost too early: the line is slower than it seemed.
+            self._heard_at = self._clock()
+            if sent.item.type != Type.RUN:
+                self._learn(self._heard_at - sent.at, sent.load_bytes)
+            wanted = sent.item.type, sent.item.payload
+            found = next((item for item in flying if (item.type, item.payload) == wanted), None)
+        if found is None:
             return None
         status = frame.payload[0]
         if frame.version != wire.VERSION or status == Status.BAD_VERSION:
@@ -411,7 +480,7 @@ class Device:
                 f"the device refused {found.type.name}: {name.replace('_', ' ').lower()}",
                 self.link.name,
             )
-        if len(found.sequences) == 1 and found.type != Type.RUN:
+        if found is sent.item and found.sent == 1 and found.type != Type.RUN:
             self._learn(self._heard_at - found.sent_at, found.load_bytes)
         found.answer = frame.payload[1:]
         return found

@@ -133,6 +133,27 @@ class TensorView:
     zero_point: int
     #: not in the arena: there is a pointer to it at ``offset``
     apart: bool = False
+    #: not in the arena as a whole: its rows are put where the plan's ``feeds`` say
+    fed: bool = False
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Rows of an input that the caller puts into the arena right before a step.
+
+    The feeds of a plan bring every row of every fed input once, in ascending order.
+    """
+
+    step: int
+    #: of the model's inputs
+    input: int
+    first_row: int
+    rows: int
+    #: first byte in the input
+    start: int
+    #: where in the arena
+    offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -163,6 +184,8 @@ class Plan:
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
     stages: tuple[StripStage, ...] = ()
+    #: in the order of their steps
+    feeds: tuple[Feed, ...] = ()
 
 
 @dataclass(frozen=True)

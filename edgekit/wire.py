@@ -17,6 +17,8 @@ HEADER_BYTES = 8
 CRC_BYTES = 4
 #: No device sends more in one frame; a decoder drops what is longer.
 MAX_PAYLOAD = 4096
+#: 32-bit words that describe a piece of an input.
+FEED_WORDS = 5
 #: Set in the type of an answer.
 RESPONSE = 0x80
 
@@ -52,6 +54,7 @@ class Area(IntEnum):
     STEP_TICKS = 4
     STEP_CRCS = 5
     INPUT = 6
+    FEEDS = 7
 
 
 class Mode(IntEnum):
@@ -110,6 +113,18 @@ class Identity:
     model_name: str
     input_bytes: tuple[int, ...]
     output_bytes: tuple[int, ...]
+    #: pieces in which the inputs come, between the steps of an inference; 0: before it
+    feed_count: int = 0
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Bytes of input ``input`` from ``start`` on that a device wants right before step ``step``."""
+
+    step: int
+    input: int
+    start: int
+    nbytes: int
 
 
 # ---- frames ----
@@ -203,7 +218,7 @@ class Decoder:
 
 # ---- messages ----
 
-_IDENTITY = struct.Struct("<BBxHH16s32sIIIIHHHxxIIIII")
+_IDENTITY = struct.Struct("<BBxHH16s32sIIIIHHHHIIIII")
 
 
 def write_request(index: int, offset: int, data: bytes) -> bytes:
@@ -263,7 +278,7 @@ def parse_identity(payload: bytes) -> Identity:
         sizes = struct.unpack_from(f"<{inputs + outputs}I", payload, position)
     except (struct.error, IndexError) as error:
         raise WireError(f"an answer to IDENTIFY is too short: {error}") from None
-    fault = Fault(*fields[13:18])
+    fault = Fault(*fields[14:19])
     return Identity(
         input_kept=bool(flags & 1),
         input_staged=bool(flags & 2),
@@ -283,4 +298,29 @@ def parse_identity(payload: bytes) -> Identity:
         model_name=texts[2],
         input_bytes=tuple(sizes[:inputs]),
         output_bytes=tuple(sizes[inputs:]),
+        feed_count=fields[13] if flags & 8 else 0,
     )
+
+
+def parse_feeds(payload: bytes, identity: Identity) -> tuple[Feed, ...]:
+    """The feeds of a device, in the order of their steps.
+
+    Raises:
+        WireError: they do not bring every byte of every input once and in order.
+    """
+    words = parse_words(payload)
+    feeds = tuple(
+        Feed(words[i], words[i + 1], words[i + 2], words[i + 4])
+        for i in range(0, len(words) - len(words) % FEED_WORDS, FEED_WORDS)
+    )
+    at = [0] * len(identity.input_bytes)
+    step = -1
+    for feed in feeds:
+        if not step < feed.step < identity.step_count or feed.input >= len(at):
+            raise WireError("the pieces of an input are not in the order of steps")
+        if feed.start != at[feed.input]:
+            raise WireError("the pieces of an input have gaps")
+        step, at[feed.input] = feed.step, feed.start + feed.nbytes
+    if len(feeds) != identity.feed_count or tuple(at) != identity.input_bytes:
+        raise WireError("the pieces of an input do not make the whole of it")
+    return feeds

@@ -10,7 +10,7 @@ import click
 from edgekit import console
 
 if TYPE_CHECKING:
-    from edgekit.records import Artifact
+    from edgekit.records import Artifact, Plan
     from edgekit.targets import Target
 
 
@@ -81,6 +81,7 @@ def command(
     \b
     edgekit compile kws.tflite --target nucleo-l4r5zi -o kws_aot
     edgekit compile ic.tflite --target nucleo-f446re --max-ram 21000 --max-latency 200ms -o ic_aot
+    edgekit compile vww.tflite --target nucleo-l4r5zi --set input=rows --max-ram 22K -o vww_aot
     edgekit compile kws.tflite --target esp32-s3 --project esp-idf -o kws_idf
     edgekit compile kws.tflite --target esp32-s3 --engine tflm --project esp-idf -o kws_tflm_idf
     edgekit compile kws.tflite --target nano33ble --engine tflm --set kernels=reference -o kws_tflm
@@ -240,12 +241,27 @@ def _print(artifact: Artifact, target: Target, title: str) -> None:
             ["what", ("bytes", "right"), "is"],
             [
                 ("arena", plan.arena_bytes, f"planned, {proof}"),
+                *_in_rows(plan),
                 ("weights and tables", artifact.weights_bytes, "in flash"),
                 *_estimated(artifact),
                 ("steps", len(plan.steps), ""),
             ],
         )
         _print_strips(artifact)
+
+
+def _in_rows(plan: Plan) -> list[tuple[str, int, str]]:
+    """The row of an input that is never whole in the arena."""
+    if not plan.feeds:
+        return []
+    most = max(feed.rows for feed in plan.feeds)
+    return [
+        (
+            "input",
+            plan.inputs[0].nbytes,
+            f"not in the arena: it comes {len(plan.feeds)} times, at most {most} rows",
+        )
+    ]
 
 
 def _estimated(artifact: Artifact) -> list[tuple[str, int, str]]:

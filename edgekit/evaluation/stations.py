@@ -227,9 +227,7 @@ def _infer(
     inputs = inputs_of(index)
 
     def work() -> tuple[tuple[int, ...], tuple[bytes, ...]]:
-        for position, data in enumerate(inputs):
-            device.write_input(position, data)
-        ticks = device.run()
+        ticks = device.run_on(inputs)
         count = len(device.identity.output_bytes)
         return ticks, tuple(device.read_output(i) for i in range(count))
 

@@ -133,7 +133,10 @@ def _print_memory(measurement: Measurement) -> None:
 
     bound = memory.get("arena_lower_bound_bytes")
     optimal = "proven optimal" if memory.get("arena_optimal") else "not proven optimal"
-    row("arena", "arena_bytes", f"lower bound {bound:,} B, {optimal}" if bound is not None else "")
+    remark = f"lower bound {bound:,} B, {optimal}" if bound is not None else ""
+    if memory.get("inputs_in_rows"):
+        remark += "; the input comes in rows"
+    row("arena", "arena_bytes", remark)
     static = memory.get("stack_bound_bytes")
     bound_text = f"; static bound {static:,} B" if static is not None else ""
     row("stack", "stack_bytes", f"high-water mark, {measurement.kind}{bound_text}")

@@ -387,7 +387,8 @@ class Board:
             first = len(last)
             self._model_buckets[inference.model] = (first, len(inference.steps))
             last.append(first + len(inference.steps))
-            self._markers[inference.invoke] = first
+            if inference.invoke is not None:
+                self._markers[inference.invoke] = first
             for index, address in enumerate(inference.steps):
                 last.append(0)
                 self._markers[address] = first + 1 + index

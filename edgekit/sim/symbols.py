@@ -34,10 +34,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Inference:
-    """A model in the image: its invoke function and its steps in order, as addresses."""
+    """A model in the image: its invoke function and its steps in order, as addresses.
+
+    ``invoke`` is ``None`` where the steps are only called one by one.
+    """
 
     model: str
-    invoke: int
+    invoke: int | None
     steps: tuple[int, ...]
 
 
@@ -107,14 +110,18 @@ class Image:
 
     @cached_property
     def inferences(self) -> tuple[Inference, ...]:
-        """The models in the image, by the names of their functions (``NAME_invoke``,
-        ``NAME_s0`` …)."""
+        """The models in the image, by the names of their functions (``NAME_invoke`` or
+        ``NAME_step``, ``NAME_s0`` …)."""
         by_name = {function.name: function.address for function in self.functions}
         found = []
-        for name, address in sorted(by_name.items()):
-            if not name.endswith("_invoke"):
+        for name in sorted(by_name):
+            model, _, word = name.rpartition("_")
+            if word == "step":
+                if f"{model}_s0" not in by_name or f"{model}_invoke" in by_name:
+                    continue
+            elif word != "invoke":
                 continue
-            model = name[: -len("_invoke")]
+            address = by_name[name] if word == "invoke" else None
             steps: list[int] = []
             while f"{model}_s{len(steps)}" in by_name:
                 steps.append(by_name[f"{model}_s{len(steps)}"])

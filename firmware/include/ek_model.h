@@ -18,6 +18,15 @@ typedef struct {
     uint32_t nbytes;
 } ek_span_t;
 
+/* Bytes of an input that the caller puts into the arena right before a step. */
+typedef struct {
+    uint32_t step;
+    uint32_t input;
+    uint32_t start;  /* first byte in the input */
+    uint32_t offset; /* in the arena */
+    uint32_t nbytes;
+} ek_feed_t;
+
 typedef struct {
     const char *name;
     const char *engine;      /* "aot 0.1.0" */
@@ -30,8 +39,10 @@ typedef struct {
     const ek_span_t *inputs;
     const ek_span_t *outputs;
     const ek_span_t *step_outputs; /* what step i leaves behind, valid right after it */
-    void (*invoke)(int8_t *arena);
+    void (*invoke)(int8_t *arena); /* NULL where an input comes in pieces */
     void (*step)(int8_t *arena, uint32_t index); /* runs one step; 0 <= index < step_count */
+    uint32_t feed_count; /* 0: the inputs are in the arena before the first step */
+    const ek_feed_t *feeds; /* in the order of their steps; every byte once, in ascending order */
 } ek_model_t;
 
 #ifdef __cplusplus

@@ -57,7 +57,8 @@ enum ek_wire_area {
     EK_WIRE_AREA_RUN_TICKS = 3,   /* u32 per run of the last RUN */
     EK_WIRE_AREA_STEP_TICKS = 4,  /* u32 per step of the last stepwise RUN */
     EK_WIRE_AREA_STEP_CRCS = 5,   /* CRC-32 of what each step left behind */
-    EK_WIRE_AREA_INPUT = 6
+    EK_WIRE_AREA_INPUT = 6,
+    EK_WIRE_AREA_FEEDS = 7 /* which bytes of an input are wanted before which step */
 };
 
 enum ek_wire_mode {
@@ -69,7 +70,8 @@ enum ek_wire_mode {
 enum ek_wire_flags {
     EK_WIRE_INPUT_KEPT = 1,  /* inference leaves the inputs as they are */
     EK_WIRE_INPUT_STAGED = 2, /* the runtime restores the inputs before every run */
-    EK_WIRE_INPUT_APART = 4   /* staged inputs are read where they are: the arena has pointers */
+    EK_WIRE_INPUT_APART = 4,  /* staged inputs are read where they are: the arena has pointers */
+    EK_WIRE_INPUT_FED = 8     /* inputs come in pieces, between the steps of an inference */
 };
 
 /* What a fault left behind; survives a reset in RAM that start-up does not clear. */
@@ -118,6 +120,8 @@ typedef struct {
     uint32_t input_ready;  /* inputs were written and not yet overwritten */
     uint32_t output_ready; /* the outputs are those of the last run */
     uint32_t steps_ready;  /* step ticks and CRCs are there */
+    uint32_t stepwise;     /* all steps of this inference so far kept their ticks and CRC */
+    uint32_t fed;          /* the feed whose bytes are wanted next */
     uint32_t stopped_at;   /* index + 1 of the step after which the arena was left; 0: none */
     /* receiving */
     uint32_t rx_count;

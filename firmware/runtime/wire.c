@@ -123,14 +123,20 @@ static void put_string(ek_wire_t *w, const char *text)
 
 /* ---- messages ---- */
 
-static void forget(ek_wire_t *w)
+static void forget_results(ek_wire_t *w)
 {
-    w->run_id = 0;
     w->runs_done = 0;
-    w->input_ready = 0;
     w->output_ready = 0;
     w->steps_ready = 0;
     w->stopped_at = 0;
+}
+
+static void forget(ek_wire_t *w)
+{
+    forget_results(w);
+    w->run_id = 0;
+    w->input_ready = 0;
+    w->fed = 0;
 }
 
 static void identify(ek_wire_t *w)
@@ -150,7 +156,7 @@ static void identify(ek_wire_t *w)
     if (f != 0 && f->magic != EK_FAULT_MAGIC)
         f = 0;
     begin(w, EK_WIRE_OK);
-    put8(w, c->flags);
+    put8(w, c->flags | (m->feed_count != 0 ? EK_WIRE_INPUT_FED : 0u));
     put8(w, EK_WIRE_WINDOW);
     put8(w, 0);
     put16(w, EK_WIRE_PAYLOAD);
@@ -164,7 +170,7 @@ static void identify(ek_wire_t *w)
     put16(w, m->step_count);
     put16(w, m->input_count);
     put16(w, m->output_count);
-    put16(w, 0);
+    put16(w, m->feed_count);
     put32(w, f != 0 ? f->exception : 0);
     put32(w, f != 0 ? f->pc : 0);
     put32(w, f != 0 ? f->lr : 0);
@@ -206,6 +212,29 @@ static void restore_inputs(ek_wire_t *w)
         memcpy(w->config->arena + m->inputs[i].offset, input_home(w, i), m->inputs[i].nbytes);
 }
 
+/* Bytes of an input that comes in pieces: those of the piece that is wanted, or of the first one,
+ * which begins a new inference. */
+static void write_feed(ek_wire_t *w, uint32_t index, uint32_t offset, const uint8_t *from,
+                       uint32_t count)
+{
+    const ek_feed_t *feeds = w->config->model->feeds;
+    uint32_t choices[2] = {w->fed, 0};
+    for (uint32_t i = 0; i < 2; i++) {
+        const ek_feed_t *feed = &feeds[choices[i]];
+        if (index != feed->input || offset < feed->start ||
+            offset - feed->start > feed->nbytes || count > feed->nbytes - (offset - feed->start))
+            continue;
+        memcpy(w->config->arena + feed->offset + (offset - feed->start), from, count);
+        if (choices[i] == 0)
+            forget_results(w);
+        w->fed = choices[i];
+        w->input_ready = 1;
+        answer(w, EK_WIRE_OK);
+        return;
+    }
+    answer(w, EK_WIRE_BAD_STATE);
+}
+
 /* index u16, zero u16, offset u32, data */
 static void write_input(ek_wire_t *w, const uint8_t *p, uint32_t n)
 {
@@ -218,6 +247,10 @@ static void write_input(ek_wire_t *w, const uint8_t *p, uint32_t n)
     if (index >= m->input_count || offset > m->inputs[index].nbytes ||
         count > m->inputs[index].nbytes - offset) {
         answer(w, EK_WIRE_BAD_RANGE);
+        return;
+    }
+    if (m->feed_count != 0) {
+        write_feed(w, index, offset, p + 8, count);
         return;
     }
     memcpy(input_home(w, index) + offset, p + 8, count);
@@ -269,11 +302,16 @@ static void read_area(ek_wire_t *w, const uint8_t *p, uint32_t n)
         ready = w->steps_ready;
         break;
     case EK_WIRE_AREA_INPUT:
-        if (index < m->input_count) {
+        if (index < m->input_count && m->feed_count == 0) {
             from = input_home(w, index);
             size = m->inputs[index].nbytes;
             ready = w->input_ready;
         }
+        break;
+    case EK_WIRE_AREA_FEEDS:
+        from = (const uint8_t *)m->feeds;
+        size = m->feed_count * sizeof *m->feeds;
+        ready = 1;
         break;
     default:
         break;
@@ -313,6 +351,29 @@ static void sign_of_life(ek_wire_t *w, uint32_t id, uint32_t done, uint32_t *sin
     *since = w->config->ticks();
 }
 
+/* Steps `first` to `end` - 1; with `each` the ticks and CRC of every one are kept. Returns the sum of
+ * the ticks. */
+static uint32_t run_steps(ek_wire_t *w, uint32_t id, uint32_t first, uint32_t end, uint32_t each,
+                          uint32_t *since)
+{
+    const ek_wire_config_t *c = w->config;
+    const ek_model_t *m = c->model;
+    uint32_t total = 0;
+    for (uint32_t i = first; i < end; i++) {
+        uint32_t start = c->ticks();
+        m->step(c->arena, i);
+        uint32_t ticks = c->ticks() - start;
+        total += ticks;
+        if (each) {
+            c->step_ticks[i] = ticks;
+            c->step_crcs[i] = ek_crc32(0, c->arena + m->step_outputs[i].offset,
+                                       m->step_outputs[i].nbytes);
+        }
+        sign_of_life(w, id, 0, since);
+    }
+    return total;
+}
+
 /* id u32, mode u8, zero u8, count u16 */
 static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
 {
@@ -322,15 +383,21 @@ static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
         answer(w, EK_WIRE_BAD_LENGTH);
         return;
     }
-    uint32_t id = get32(p), mode = p[4], count = get16(p + 6);
+    uint32_t id = get32(p), mode = p[4], count = get16(p + 6), fed = w->fed;
     uint32_t lasting = c->flags & (EK_WIRE_INPUT_KEPT | EK_WIRE_INPUT_STAGED);
+    uint32_t pieces = m->feed_count; /* of an inference; 0: it runs in one */
     if (id != 0 && id == w->run_id && mode == w->run_mode && count == w->run_count) {
         answer_run(w, EK_WIRE_OK, id, w->runs_done); /* done before: nothing runs twice */
         return;
     }
+    /* the steps that there is input for */
+    uint32_t first = pieces != 0 ? m->feeds[fed].step : 0;
+    uint32_t end = fed + 1u < pieces ? m->feeds[fed + 1u].step : m->step_count;
     uint32_t bad = id == 0 || mode > EK_WIRE_UNTIL;
-    if (mode == EK_WIRE_INVOKE)
+    if (mode == EK_WIRE_INVOKE && pieces == 0)
         bad |= count == 0 || count > c->run_capacity || (count > 1 && !lasting);
+    if (mode != EK_WIRE_UNTIL && pieces != 0)
+        bad |= count >= pieces;
     if (mode == EK_WIRE_STEPS)
         bad |= m->step_count > c->step_capacity;
     if (mode == EK_WIRE_UNTIL)
@@ -339,18 +406,23 @@ static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
         answer(w, EK_WIRE_BAD_RANGE);
         return;
     }
-    if (!w->input_ready) {
+    if (mode == EK_WIRE_UNTIL)
+        bad = count < first || count >= end;
+    else
+        bad = pieces != 0 && count != fed;
+    if (bad || !w->input_ready) {
         answer(w, EK_WIRE_BAD_STATE);
         return;
     }
     answer_run(w, EK_WIRE_BUSY, id, 0); /* accepted: the host need not send it again */
 
     uint32_t since = c->ticks(), done = 0;
+    uint32_t each = mode == EK_WIRE_STEPS, whole = 1;
     w->run_id = 0;
     w->runs_done = 0;
     w->output_ready = 0;
     w->stopped_at = 0;
-    if (mode == EK_WIRE_INVOKE) {
+    if (mode == EK_WIRE_INVOKE && pieces == 0) {
         for (; done < count; done++) {
             restore_inputs(w);
             uint32_t start = c->ticks();
@@ -359,28 +431,24 @@ static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
             sign_of_life(w, id, done + 1u, &since);
         }
     } else {
-        uint32_t last = mode == EK_WIRE_UNTIL ? count : m->step_count - 1u, total = 0;
-        if (mode == EK_WIRE_STEPS)
-            w->steps_ready = 0;
-        restore_inputs(w);
-        for (uint32_t i = 0; i <= last && i < m->step_count; i++) {
-            uint32_t start = c->ticks();
-            m->step(c->arena, i);
-            uint32_t ticks = c->ticks() - start;
-            total += ticks;
-            if (mode == EK_WIRE_STEPS) {
-                c->step_ticks[i] = ticks;
-                c->step_crcs[i] = ek_crc32(0, c->arena + m->step_outputs[i].offset,
-                                           m->step_outputs[i].nbytes);
-            }
-            sign_of_life(w, id, 0, &since);
+        if (mode == EK_WIRE_UNTIL)
+            end = count + 1u;
+        if (fed == 0) {
+            restore_inputs(w);
+            c->run_ticks[0] = 0;
+            w->stepwise = each;
         }
-        c->run_ticks[0] = total;
-        done = 1;
-        w->steps_ready |= mode == EK_WIRE_STEPS;
-        w->stopped_at = last + 1u;
+        if (each)
+            w->steps_ready = 0;
+        w->stepwise &= each;
+        c->run_ticks[0] += run_steps(w, id, first, end, each, &since);
+        whole = end == m->step_count;
+        done = whole || mode == EK_WIRE_UNTIL;
+        w->steps_ready |= whole && w->stepwise;
+        w->stopped_at = end;
+        w->fed = whole || mode == EK_WIRE_UNTIL || pieces == 0 ? 0 : fed + 1u;
     }
-    w->output_ready = mode != EK_WIRE_UNTIL || count + 1u == m->step_count;
+    w->output_ready = whole;
     w->input_ready = lasting != 0;
     w->runs_done = done;
     w->run_mode = mode;

@@ -305,6 +305,97 @@ def test_vww_below_24_kb_beside_its_image(
                     f"arena {plan.arena_bytes:,} B")  # fmt: skip
 
 
+@settings(max_examples=15, deadline=None)
+@given(chains())
+def test_random_chains_fed_by_rows_equal_tflm(
+    host: Target, tmp_path_factory: pytest.TempPathFactory, chain: tuple[bytes, int]
+) -> None:
+    model = read_model(chain[0], "chain")
+    for optimize in ("speed", "ram"):
+        options = {"input": "rows", "optimize": optimize}
+        out = tmp_path_factory.mktemp("x") / "out"
+        try:
+            artifact = aot.compile(model, host, out, command="x", options=options)
+        except UsageError as error:
+            assert error.what.startswith("the input cannot come in rows: ")
+            return
+        _check(model, artifact)
+        _buffers_lie_apart(artifact)
+        _every_row_once(artifact)
+
+
+def _every_row_once(artifact: Artifact) -> None:
+    """Rows that are read come once, in order, to where their step finds them."""
+    plan_ = _plan(artifact)
+    at = 0
+    for feed in plan_.feeds:
+        step = plan_.steps[feed.step]
+        assert (step.kind, step.offset, step.nbytes) == ("FEED", feed.offset, feed.nbytes)
+        assert feed.first_row == at and step.rows == (at, at + feed.rows)
+        at += feed.rows
+    assert 0 < at <= plan_.inputs[0].shape[1]
+
+
+def test_vww_and_its_image_below_24_kb(
+    mlperf: Path, tmp_path: Path, host: Target, record_property: Callable[[str, object], None]
+) -> None:
+    """All RAM of a firmware, stack and wire protocol included, is less than the image alone."""
+    model = read_model(mlperf / "vww_mobilenet_int8.tflite")
+    options = {"input": "rows", "max_ram": "20K"}
+    artifact = aot.compile(model, host, tmp_path / "a", command="x", options=options)
+    _check(model, artifact, runs=1)
+    target = load_target("nucleo-l4r5zi")
+    artifact = aot.compile(model, target, tmp_path / "b", command="x", options=options)
+    _every_row_once(artifact)
+    plan_ = _plan(artifact)
+    assert plan_.arena_bytes < 20_480
+    assert sum(feed.nbytes for feed in plan_.feeds) == 27_648
+    firmware = build(artifact, target, tmp_path / "firmware", command="x")
+    assert firmware.ram_bytes < 24_576 < plan_.inputs[0].nbytes
+    found = bench.bench_firmware(
+        firmware, target, "mistreated:0.0002:virtual", model=model,
+        examples=bench.random_examples(plan_, 1, 7), warmups=1, runs=2,
+    )  # fmt: skip
+    assert found.outputs is not None and found.outputs.match is True, found.outputs
+    assert found.memory["inputs_in_rows"] is True and found.memory["staging_bytes"] == 0
+    whole = artifact.options["plans"][0]["instructions"]
+    assert found.instructions is not None and found.instructions < 1.1 * whole
+    assert sum(step.instructions or 0 for step in found.steps) == found.instructions
+    assert found.latencies_us
+    record_property("figure", f"vww in rows: {found.instructions:,} instructions, arena "
+                    f"{plan_.arena_bytes:,} B, all RAM {firmware.ram_bytes:,} B")  # fmt: skip
+
+
+def test_inputs_that_cannot_come_in_rows(tmp_path: Path, host: Target) -> None:
+    def refused(model: Model, **options: Any) -> str:
+        with pytest.raises(UsageError) as caught:
+            options = {"input": "rows", **options}
+            aot.compile(model, host, tmp_path / "a", command="x", options=options)
+        assert not (tmp_path / "a").exists()
+        return str(caught.value)
+
+    assert "an input that comes in rows is not kept" in refused(_tower(), keep_input=True)
+    builder = TfliteBuilder()
+    x, y = (builder.tensor((1, 8), **_SCALE) for _ in range(2))
+    builder.op("RELU", [x], [y])
+    flat = read_model(builder.build([x], [y]), "flat")
+    assert "it is [1, 8], not an image" in refused(flat)
+    two = TfliteBuilder()
+    a, b, c = (two.tensor((1, 4, 4, 4), **_SCALE) for _ in range(3))
+    two.op("ADD", [a, b], [c], fused_activation_function="NONE")
+    assert "this one has 2" in refused(read_model(two.build([a, b], [c]), "two"))
+    odd = TfliteBuilder()
+    a, b = odd.tensor((1, 4, 3, 1), **_SCALE), odd.tensor((1, 4, 3, 1), **_SCALE)
+    odd.op("RELU", [a], [b])
+    assert "does not run in strips" in refused(read_model(odd.build([a], [b]), "odd"))
+    artifact = aot.compile(
+        _tower(), load_target("nucleo-l4r5zi"), tmp_path / "b", command="x",
+        options={"input": "rows"},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="has no place to be kept"):
+        build(artifact, load_target("nucleo-l4r5zi"), tmp_path / "f", staging="on")
+
+
 def test_an_image_goes_where_there_is_room(tmp_path: Path) -> None:
     """In a memory of its own, when the main one does not take it beside the arena."""
     target = load_target("nucleo-l4r5zi")

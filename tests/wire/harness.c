@@ -19,7 +19,7 @@ static struct {
 
 static uint8_t out[OUT];
 static uint32_t out_count;
-static uint32_t run_ticks[8], step_ticks[3], step_crcs[3];
+static uint32_t run_ticks[8], step_ticks[7], step_crcs[7];
 static uint32_t now, invocations, resets;
 static const uint8_t build_id[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
@@ -46,6 +46,7 @@ static void invoke(int8_t *arena)
 
 void harness_boot(int staged);
 void harness_boot_big(void);
+void harness_boot_fed(void);
 void harness_feed(const uint8_t *bytes, uint32_t count);
 uint32_t harness_take(uint8_t *to);
 int harness_intact(void);
@@ -67,6 +68,34 @@ void harness_boot(int staged)
         .send = send, .ticks = ticks, .stack_bytes = stack_bytes, .stack_used_bytes = stack_used,
         .reset = reset};
     out_count = 0;
+    ek_wire_init(&wire, &config);
+}
+
+/* The toy whose input comes in two pieces, both to where the first step's output will be. */
+#define HALF 150
+static const ek_feed_t feeds[2] = {{0, 0, 0, 304, HALF}, {2, 0, HALF, 304, HALF}};
+static const ek_span_t fed_steps[7] = {{304, HALF}, {0, HALF}, {304, HALF}, {HALF, HALF},
+                                       {304, 300}, {0, 300}, {608, 8}};
+
+static void fed_step(int8_t *arena, uint32_t index)
+{
+    if (index >= 4)
+        toy_model.step(arena, index - 4);
+    else if (index % 2 == 1)
+        memcpy(arena + (index == 1 ? 0 : HALF), arena + 304, HALF);
+    invocations += index == 6;
+}
+
+void harness_boot_fed(void)
+{
+    harness_boot(0);
+    model.invoke = 0;
+    model.step = fed_step;
+    model.step_count = 7;
+    model.step_outputs = fed_steps;
+    model.feed_count = 2;
+    model.feeds = feeds;
+    config.step_capacity = 7;
     ek_wire_init(&wire, &config);
 }
 

@@ -21,6 +21,10 @@ class Harness:
     def boot(self, staged: bool = False) -> None:
         self._library.harness_boot(int(staged))
 
+    def boot_fed(self) -> None:
+        """The toy with an input in two pieces of 150 bytes, before steps 0 and 2 of 7."""
+        self._library.harness_boot_fed()
+
     def boot_big(self) -> None:
         """A model that copies 27,648 bytes."""
         self._library.harness_boot_big()

@@ -60,6 +60,63 @@ def test_a_mistreated_line_ends_right(
         assert device.statistics.repeated > 0
 
 
+class BusyLine(Line):
+    """A line to a device that takes ``busy_s`` for each answer, one after the other."""
+
+    busy_s = 0.0
+
+    def _put(self, queue, data, start):  # type: ignore[no-untyped-def]
+        if queue is self._to_host and data[-1:] == b"\0":  # the end of an answer
+            start = max(start, queue[-1][0] if queue else 0.0) + self.busy_s
+        super()._put(queue, data, start)
+
+
+def test_a_device_that_becomes_slow(harness: Harness) -> None:
+    """Answers that come later than expected are answers: the host waits longer, and does not bury
+    the device under repetitions for good."""
+    harness.boot()
+    line = BusyLine(harness)
+    device = connect(line)
+    x = values(5)
+    for _ in range(30):  # the line teaches that answers come quickly
+        device.infer([x.tobytes()])
+    line.busy_s = 0.4
+    device._chunk = 32
+    sent = device.statistics.sent_frames
+    for _ in range(3):
+        assert device.infer([x.tobytes()]) == [toy.steps(x)[2].tobytes()]
+    assert device.statistics.sent_frames - sent < 200
+
+
+def fed_steps(x: np.ndarray) -> list[bytes]:
+    pieces = [x[:150], x[:150], x[150:], x[150:]]
+    return [piece.tobytes() for piece in (*pieces, *toy.steps(x))]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+def test_an_input_in_pieces(harness: Harness, seed: int, share: float) -> None:
+    """Written as it is wanted, over lines good and bad: outputs, CRCs, and any step's bytes."""
+    harness.boot_fed()
+    line = Line(harness, mistreat=mistreatment(seed, share)) if share else Line(harness)
+    device = connect(line)
+    assert device.identity.feed_count == 2
+    for number in range(10):
+        x = values(seed + number)
+        expected = fed_steps(x)
+        before = harness.invocations
+        assert device.infer([x.tobytes()]) == [expected[6]]
+        assert harness.invocations == before + 1  # however often a request came
+        (ticks,) = device.run_on([x.tobytes()], Mode.STEPS, 0)
+        assert device.step_crcs() == tuple(zlib.crc32(step) for step in expected)
+        assert sum(device.step_ticks()) == ticks
+        step = number % 7
+        device.run_on([x.tobytes()], Mode.UNTIL, step)
+        assert device.read(Area.STEP_OUTPUT, step, len(expected[step])) == expected[step]
+    assert harness.intact
+    with pytest.raises(DeviceError, match="300 bytes, not 3"):
+        device.infer([b"abc"])
+
+
 def test_resets_in_the_middle(harness: Harness, seed: int) -> None:
     """The device restarts after any byte: inputs are written again, outputs are right."""
     generator = random.Random(seed)

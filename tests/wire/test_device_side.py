@@ -114,6 +114,78 @@ def test_staged_inputs_last(harness: Harness) -> None:
     assert out == (Status.OK, toy.steps(x)[2].tobytes())
 
 
+def test_an_input_in_pieces(harness: Harness) -> None:
+    """Only the piece that is wanted, in order; the first one begins anew at any time."""
+    harness.boot_fed()
+    status, rest = ask_one(harness, Type.IDENTIFY)
+    identity = wire.parse_identity(rest)
+    assert identity.feed_count == 2 and identity.step_count == 7
+    status, rest = ask_one(harness, Type.READ, wire.read_request(Area.FEEDS, 0, 0, 40))
+    assert wire.parse_feeds(rest, identity) == (wire.Feed(0, 0, 0, 150), wire.Feed(2, 0, 150, 150))
+    x = values()
+    data = x.tobytes()
+    expected = toy.steps(x)[2].tobytes()
+
+    def write(start: int, nbytes: int) -> int:
+        payload = wire.write_request(0, start, data[start : start + nbytes])
+        return ask_one(harness, Type.WRITE, payload)[0]
+
+    ids = iter(range(1, 100))
+
+    def run(mode: Mode, count: int) -> int:
+        return ask_one(harness, Type.RUN, wire.run_request(next(ids), mode, count))[0]
+
+    def output() -> tuple[int, bytes]:
+        return ask_one(harness, Type.READ, wire.read_request(Area.OUTPUT, 0, 0, 8))
+
+    assert run(Mode.INVOKE, 0) == Status.BAD_STATE  # nothing is written
+    for start, nbytes in ((150, 1), (149, 2), (100, 100), (299, 1)):
+        assert write(start, nbytes) == Status.BAD_STATE
+    assert write(299, 1) == Status.BAD_STATE
+    assert ask_one(harness, Type.WRITE, wire.write_request(0, 299, b"ab"))[0] == Status.BAD_RANGE
+    for _ in range(2):
+        assert write(0, 100) == write(100, 50) == Status.OK
+    assert run(Mode.INVOKE, 1) == Status.BAD_STATE  # the other piece's turn
+    assert run(Mode.INVOKE, 2) == Status.BAD_RANGE
+    assert run(Mode.UNTIL, 2) == Status.BAD_STATE
+    assert run(Mode.INVOKE, 0) == Status.OK
+    assert run(Mode.INVOKE, 1) == Status.BAD_STATE  # not written yet
+    assert output()[0] == Status.BAD_STATE
+    assert write(150, 150) == Status.OK
+    back = wire.read_request(Area.INPUT, 0, 0, 1)
+    assert ask_one(harness, Type.READ, back)[0] == Status.BAD_RANGE
+    before = harness.invocations
+    last = wire.run_request(77, Mode.INVOKE, 1)
+    assert ask_one(harness, Type.RUN, last) == ask_one(harness, Type.RUN, last)
+    assert harness.invocations == before + 1
+    assert output() == (Status.OK, expected)
+    # given up half-way, and begun again; CRCs only of an inference that was stepwise throughout
+    assert write(0, 150) == Status.OK and output()[0] == Status.BAD_STATE
+    assert run(Mode.INVOKE, 0) == Status.OK
+    assert write(0, 150) == Status.OK and run(Mode.STEPS, 0) == Status.OK
+    assert write(150, 150) == Status.OK and run(Mode.INVOKE, 1) == Status.OK
+    crcs = wire.read_request(Area.STEP_CRCS, 0, 0, 28)
+    assert output() == (Status.OK, expected)
+    assert ask_one(harness, Type.READ, crcs)[0] == Status.BAD_STATE
+    for piece in (0, 1):
+        assert write(150 * piece, 150) == Status.OK and run(Mode.STEPS, piece) == Status.OK
+    assert ask_one(harness, Type.READ, crcs)[0] == Status.OK
+    assert harness.intact
+
+
+def test_feeds_that_make_no_sense(harness: Harness) -> None:
+    harness.boot_fed()
+    identity = wire.parse_identity(ask_one(harness, Type.IDENTIFY)[1])
+    good = [0, 0, 0, 304, 150, 2, 0, 150, 304, 150]
+    for position, value in ((0, 7), (5, 0), (1, 1), (2, 5), (7, 149), (9, 149), (4, 2**32 - 1)):
+        words = list(good)
+        words[position] = value
+        with pytest.raises(wire.WireError, match="the pieces of an input"):
+            wire.parse_feeds(struct.pack("<10I", *words), identity)
+    with pytest.raises(wire.WireError):
+        wire.parse_feeds(struct.pack("<5I", *good[:5]), identity)
+
+
 def test_a_new_session_forgets(ready: Harness) -> None:
     ask_one(ready, Type.WRITE, wire.write_request(0, 0, values().tobytes()))
     assert ask(ready, Type.IDENTIFY, session=99)[0].payload[0] == Status.OK

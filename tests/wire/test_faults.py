@@ -4,7 +4,7 @@ and disconnects. And how much of a good line is left for inputs and outputs."""
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -138,10 +138,8 @@ class Fragile:
     def persist(self, work: Callable[[], Any]) -> Any:
         return work()
 
-    def write_input(self, index: int, data: bytes) -> None:
-        self.data = data
-
-    def run(self) -> tuple[int, ...]:
+    def run_on(self, inputs: Sequence[bytes]) -> tuple[int, ...]:
+        (self.data,) = inputs
         if self.data == b"\1":
             raise DeviceError("the board fell over", "fragile")
         return (7,)

@@ -36,12 +36,16 @@ OPTIONS: Mapping[str, str] = {
     " of a single instruction set",
     "patches": "yes or no: stages may run in strips to make the arena smaller (default: yes)",
     "weights": "flash or ram: where the tables are; start-up copies them to RAM (default: flash)",
-    "input": "arena or apart: the application keeps it and passes a pointer (default: arena)",
+    "input": "arena; apart: the application keeps it and passes a pointer; rows: it comes a few"
+    " rows at a time (default: arena)",
     "max_ram": "largest arena, such as 24K",
     "max_flash": "most flash for the model's code and tables, such as 96K (the code is estimated)",
     "max_latency": "longest inference, such as 50ms (estimated)",
     "project": "esp-idf: a project around the sources that runs the wire protocol",
 }
+
+#: Where inputs may be.
+INPUTS = ("arena", "apart", "rows")
 
 SCHEMA_VERSION = 1
 
@@ -57,7 +61,7 @@ class Options:
     project: str = ""
     patches: bool = True
     weights: str = "flash"
-    inputs_apart: bool = False
+    input: str = "arena"
     limits: Limits = Limits()
 
 
@@ -88,8 +92,10 @@ def read_options(options: Mapping[str, Any]) -> Options:
     if weights not in ("flash", "ram"):
         raise UsageError(f"weights are in flash or ram, not in '{weights}'")
     where = str(options.get("input", "arena"))
-    if where not in ("arena", "apart"):
-        raise UsageError(f"input is arena or apart, not '{where}'")
+    if where not in INPUTS:
+        raise UsageError(f"input is one of {', '.join(INPUTS)}, not '{where}'")
+    if where == "rows" and _flag(options, "keep_input"):
+        raise UsageError("an input that comes in rows is not kept", fix="without --keep-input")
     kernels = options.get("kernels", ())
     if isinstance(kernels, str):
         kernels = [name.strip() for name in kernels.split(",") if name.strip()]
@@ -101,7 +107,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
         project=project,
         patches=_flag(options, "patches", default=True),
         weights=weights,
-        inputs_apart=where == "apart",
+        input=where,
         limits=read_limits(options),
     )
 
@@ -200,7 +206,9 @@ def weigh(
 
     chosen = options or Options()
     program = _passed(model, debug_steps=chosen.debug_steps)
-    if chosen.inputs_apart:
+    if chosen.input == "rows":
+        program = _in_rows(program)
+    if chosen.input == "apart":
         returned = {program.home(index) for index in program.outputs}
         homes = frozenset(program.home(index) for index in program.inputs)
         program = replace(program, apart=homes - returned)
@@ -219,6 +227,32 @@ def weigh(
         patches=chosen.patches,
     )
     return limits.decide(search, chosen.limits, goal=chosen.optimize, target=target)
+
+
+def _in_rows(program: Program) -> Program:
+    """The program with a step at which the caller has put the input's rows there.
+
+    Raises:
+        UsageError: the model has several inputs, or one without rows.
+    """
+    from edgekit.engines.aot.ir import Instruction
+    from edgekit.engines.aot.patches import FEED
+
+    if len(program.inputs) != 1:
+        raise UsageError(
+            f"input=rows is for models with one input; this one has {len(program.inputs)}",
+            program.model.name,
+        )
+    image = program.tensors[program.inputs[0]]
+    if len(image.shape) != 4 or image.index in program.outputs:
+        raise UsageError(
+            f"the input cannot come in rows: it is {list(image.shape)}, not an image"
+            if len(image.shape) != 4
+            else "the input cannot come in rows: it is an output as well",
+            program.model.name,
+        )
+    feed = Instruction(FEED, (), (), (image.index,))
+    return replace(program, steps=(feed, *program.steps), fed=frozenset((image.index,)))
 
 
 def _passed(model: Model, *, debug_steps: bool = False) -> Program:
@@ -302,7 +336,7 @@ def compile(
             "optimize": goal,
             "kernels": list(chosen.kernels),
             "weights": chosen.weights,
-            "input": "apart" if chosen.inputs_apart else "arena",
+            "input": chosen.input,
             "estimates": limits.estimates(layout, code, target),
             "plans": to_json(weighed),
             **({"project": chosen.project} if chosen.project else {}),

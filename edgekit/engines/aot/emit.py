@@ -181,12 +181,16 @@ class _Emitter:
             (f"{self.upper}_ARENA_ALIGN", str(self.layout.align_bytes)),
             (f"{self.upper}_STEP_COUNT", f"{len(plan.steps)}u"),
         ]
+        if plan.feeds:
+            defines.append((f"{self.upper}_FEED_COUNT", f"{len(plan.feeds)}u"))
         functions: list[str] = []
         for word, views in (("input", plan.inputs), ("output", plan.outputs)):
             for index, view in enumerate(views):
                 suffix = "" if index == 0 else str(index)
                 defines += self._view_defines(f"{self.upper}_{word.upper()}{suffix}", view)
                 ctype = CTYPES[view.dtype]
+                if view.fed:
+                    continue
                 offset = f"{self.upper}_{word.upper()}{suffix}_OFFSET"
                 place = f"arena + {offset}"
                 if view.apart:
@@ -218,11 +222,8 @@ class _Emitter:
             f"/* real value = SCALE * (stored value - ZERO_POINT); offsets are in the arena */\n"
             f"{define_text}\n"
             f"extern const ek_model_t {self.prefix}_model;\n\n"
-            "/* One inference. `arena` has ARENA_BYTES bytes, aligned to ARENA_ALIGN; write the\n"
-            " * inputs first, read the outputs afterwards. The arena holds all state: models may\n"
-            " * share one, one after the other. */\n"
-            f"void {self.prefix}_invoke(int8_t *arena);\n\n"
-            "/* One step of an inference, for callers that must not block: steps 0 to\n"
+            + self._invoke_declaration()
+            + "/* One step of an inference, for callers that must not block: steps 0 to\n"
             " * STEP_COUNT - 1 in this order are one inference; other indices do nothing. */\n"
             f"void {self.prefix}_step(int8_t *arena, uint32_t index);\n\n"
             "/* Nothing to do: constants are in flash, and the arena needs no initial content. */\n"
@@ -231,9 +232,69 @@ class _Emitter:
             + "\n#ifdef __cplusplus\n}\n#endif\n\n#endif\n"
         )
 
+    def _invoke_declaration(self) -> str:
+        if not self.plan.feeds:
+            return (
+                "/* One inference. `arena` has ARENA_BYTES bytes, aligned to ARENA_ALIGN; write\n"
+                " * the inputs first, read the outputs afterwards. The arena holds all state: models\n"
+                " * may share one, one after the other. */\n"
+                f"void {self.prefix}_invoke(int8_t *arena);\n\n"
+            )
+        (view,) = self.plan.inputs
+        return (
+            f"/* Writes `count` rows of the input, from row `first` on, to `to`. {view.dtype}"
+            f" {_shape(view.shape)};\n"
+            " * INPUT_ROW_BYTES bytes a row, at most INPUT_FEED_ROWS rows at a time. */\n"
+            f"typedef void (*{self.prefix}_rows_t)(void *context, int8_t *to, uint32_t first,"
+            " uint32_t count);\n\n"
+            "/* One inference. `arena` has ARENA_BYTES bytes, aligned to ARENA_ALIGN. The input\n"
+            " * is never whole in it: `rows` is called whenever rows are wanted, in ascending\n"
+            " * order, once for each. Read the outputs afterwards. The arena holds all state:\n"
+            " * models may share one, one after the other. */\n"
+            f"void {self.prefix}_invoke(int8_t *arena, {self.prefix}_rows_t rows,"
+            " void *context);\n\n"
+            "/* For callers of single steps: what to write where, and right before which step. */\n"
+            f"extern const ek_feed_t {self.prefix}_feeds[{self.upper}_FEED_COUNT];\n\n"
+        )
+
+    def _invoke_definition(self) -> str:
+        prefix, upper = self.prefix, self.upper
+        if not self.plan.feeds:
+            return (
+                f"void {prefix}_invoke(int8_t *arena) {{\n"
+                f"    for (uint32_t i = 0; i < {upper}_STEP_COUNT; ++i) {{\n"
+                f"        {prefix}_steps[i](arena);\n    }}\n}}\n\n"
+            )
+        feeds = "".join(
+            f"    {{{f.step}u, {f.input}u, {f.start}u, {f.offset}u, {f.nbytes}u}},\n"
+            for f in self.plan.feeds
+        )
+        return (
+            f"const ek_feed_t {prefix}_feeds[{upper}_FEED_COUNT] = {{\n{feeds}}};\n\n"
+            f"void {prefix}_invoke(int8_t *arena, {prefix}_rows_t rows, void *context) {{\n"
+            "    uint32_t next = 0;\n"
+            f"    for (uint32_t i = 0; i < {upper}_STEP_COUNT; ++i) {{\n"
+            f"        if (next < {upper}_FEED_COUNT && {prefix}_feeds[next].step == i) {{\n"
+            f"            const ek_feed_t *feed = &{prefix}_feeds[next++];\n"
+            "            rows(\n"
+            "                context, arena + feed->offset,\n"
+            f"                feed->start / {upper}_INPUT_ROW_BYTES,\n"
+            f"                feed->nbytes / {upper}_INPUT_ROW_BYTES\n"
+            "            );\n"
+            "        }\n"
+            f"        {prefix}_steps[i](arena);\n    }}\n}}\n\n"
+        )
+
     def _view_defines(self, name: str, view: TensorView) -> list[tuple[str, str]]:
+        place = [(f"{name}_OFFSET", str(view.offset))]
+        if view.fed:
+            place = [
+                (f"{name}_ROWS", f"{view.shape[1]}u"),
+                (f"{name}_ROW_BYTES", f"{view.nbytes // view.shape[1]}u"),
+                (f"{name}_FEED_ROWS", f"{max(feed.rows for feed in self.plan.feeds)}u"),
+            ]
         found = [
-            (f"{name}_OFFSET", str(view.offset)),
+            *place,
             (f"{name}_BYTES", str(view.nbytes)),
             (f"{name}_COUNT", str(view.nbytes // CTYPE_BYTES[CTYPES[view.dtype]])),
         ]
@@ -281,9 +342,7 @@ class _Emitter:
             f"void {prefix}_step(int8_t *arena, uint32_t index) {{\n"
             f"    if (index < {self.upper}_STEP_COUNT) {{\n"
             f"        {prefix}_steps[index](arena);\n    }}\n}}\n\n"
-            f"void {prefix}_invoke(int8_t *arena) {{\n"
-            f"    for (uint32_t i = 0; i < {self.upper}_STEP_COUNT; ++i) {{\n"
-            f"        {prefix}_steps[i](arena);\n    }}\n}}\n\n"
+            f"{self._invoke_definition()}"
             f"{span_text}"
             f"const ek_model_t {prefix}_model = {{\n"
             f"    {string_literal(self.model.name)},\n"
@@ -293,7 +352,8 @@ class _Emitter:
             f"    {len(plan.inputs)}u,\n    {len(plan.outputs)}u,\n"
             f"    {self.upper}_STEP_COUNT,\n"
             f"    {prefix}_inputs,\n    {prefix}_outputs,\n    {prefix}_step_outputs,\n"
-            f"    {prefix}_invoke,\n    {prefix}_step,\n"
+            f"    {'0' if plan.feeds else prefix + '_invoke'},\n    {prefix}_step,\n"
+            f"    {len(plan.feeds)}u,\n    {prefix + '_feeds' if plan.feeds else '0'},\n"
             "};\n"
         )
 

@@ -97,7 +97,7 @@ def project(
         arena_bytes=plan.arena_bytes,
         steps=len(plan.steps),
         kept=kept,
-        staging_bytes=staging_bytes(plan) if apart or not kept else 0,
+        staging_bytes=0 if plan.feeds or (kept and not apart) else staging_bytes(plan),
         apart=apart,
         target=target.name,
         build_id=build_id,

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from edgekit.records import Artifact, Plan, Step
 
 
+#: What writes rows of an input: (context, where to, first row, rows).
+_ROWS = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)
+
+
 class StepReference:
     """TFLM's tensors, step by step, for a plan.
 
@@ -116,7 +120,8 @@ class HostRunner:
             raise
         self._invoke = getattr(self._library, f"{self.prefix}_invoke")
         self._step = getattr(self._library, f"{self.prefix}_step")
-        for function, types in ((self._invoke, ()), (self._step, (ctypes.c_uint32,))):
+        more = (_ROWS, ctypes.c_void_p) if self.plan.feeds else ()
+        for function, types in ((self._invoke, more), (self._step, (ctypes.c_uint32,))):
             function.restype = None
             function.argtypes = [ctypes.c_void_p, *types]
         size = max(self.plan.arena_bytes, 1)
@@ -127,6 +132,8 @@ class HostRunner:
         self._start = start
         self.arena = self._memory[start : start + self.plan.arena_bytes]
         self._apart: dict[int, NDArray[Any]] = {}
+        #: inputs that come in rows, by their number
+        self._fed: dict[int, NDArray[Any]] = {}
         self._pointer = self._memory.ctypes.data + start
 
     def fill(self, value: int) -> None:
@@ -140,8 +147,11 @@ class HostRunner:
         return bool((before == value).all() and (after == value).all())
 
     def set_inputs(self, *inputs: NDArray[Any]) -> None:
-        for view, value in zip(self.plan.inputs, inputs, strict=True):
+        for number, (view, value) in enumerate(zip(self.plan.inputs, inputs, strict=True)):
             data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
+            if view.fed:
+                self._fed[number] = data
+                continue
             if view.apart:
                 self._apart[view.tensor] = data = data.copy()
                 data = np.frombuffer(np.uint64(data.ctypes.data).tobytes(), np.uint8)
@@ -158,14 +168,32 @@ class HostRunner:
     def invoke(self, *inputs: NDArray[Any]) -> tuple[bytes, ...]:
         """One inference; the outputs' bytes."""
         self.set_inputs(*inputs)
-        self._invoke(self._pointer)
+        if not self.plan.feeds:
+            self._invoke(self._pointer)
+            return self.outputs()
+        (data,) = self._fed.values()
+        row_bytes = data.size // self.plan.inputs[0].shape[1]
+        following = 0
+
+        def rows(_: int, to: int, first: int, count: int) -> None:
+            nonlocal following
+            if first == following:  # else rows are missing, which the outputs show
+                ctypes.memmove(to, data[first * row_bytes :].ctypes.data, count * row_bytes)
+            following = first + count
+
+        self._invoke(self._pointer, _ROWS(rows), None)
         return self.outputs()
 
     def steps(self, *inputs: NDArray[Any]) -> tuple[bytes, ...]:
         """One inference step by step; what each left behind."""
         self.set_inputs(*inputs)
         found = []
+        feeds = {feed.step: feed for feed in self.plan.feeds}
         for step in self.plan.steps:
+            feed = feeds.get(step.index)
+            if feed is not None:
+                data = self._fed[feed.input][feed.start : feed.start + feed.nbytes]
+                self.arena[feed.offset : feed.offset + feed.nbytes] = data
             self._step(self._pointer, step.index)
             found.append(self.arena[step.offset : step.offset + step.nbytes].tobytes())
         return tuple(found)

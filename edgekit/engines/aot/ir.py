@@ -62,6 +62,8 @@ class Program:
     spans: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     #: inputs that are not in the arena; a pointer to each is
     apart: frozenset[int] = frozenset()
+    #: inputs that the caller puts there row by row: FEED steps stand where it does
+    fed: frozenset[int] = frozenset()
     #: stages in strips: first slot, end, rows per turn
     stages: tuple[tuple[int, int, int], ...] = ()
     #: stages' outputs that may lie over a stage's input: (output, input) -> greatest shift
@@ -104,6 +106,8 @@ class Program:
 
     def place(self, step: Instruction) -> str:
         """Where a step is, for messages: ``operator 7 DEPTHWISE_CONV_2D 'block3/dw'``."""
+        if not step.ops:
+            return f"{step.kind} '{self.tensors[step.outputs[0]].name}'"
         ops = [self.model.ops[index] for index in step.ops]
         op = next((op for op in ops if op.kind == step.kind), ops[-1])
         name = self.model.tensors[op.outputs[0]].name if op.outputs else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,8 +11,9 @@ from edgekit.engines.aot import select
 from edgekit.engines.aot.ir import Instruction, Program
 from edgekit.engines.aot.lowering import CTYPE_BYTES, CTYPES, Kernel
 from edgekit.engines.aot.lowering import Literal as Number
+from edgekit.engines.aot.patches import FEED
 from edgekit.graph import Tensor
-from edgekit.records import Buffer, Plan, Step, StripStage, TensorView
+from edgekit.records import Buffer, Feed, Plan, Step, StripStage, TensorView
 
 #: Room for the pointer to an input that is not in the arena, on any host.
 _POINTER_BYTES = 8
@@ -80,6 +81,7 @@ def arrange(
         inputs=tuple(_view(program, index, offsets) for index in program.inputs),
         outputs=tuple(_view(program, index, offsets) for index in program.outputs),
         stages=tuple(_stage(program, *stage) for stage in sorted(program.stages)),
+        feeds=tuple(_feeds(program, offsets)),
     )
     align = max((item.align for item in problem.items), default=_WORD)
     return Layout(program, final, result, offsets, tuple(scratch), align)
@@ -107,7 +109,9 @@ def _activation(program: Program, index: int) -> bool:
 def _buffers(program: Program, kernels: Sequence[Kernel], keep_input: bool) -> list[Buffer]:
     """Every buffer with its lifetime in slots; offsets are still 0."""
     final = max((program.slot(i) for i in range(len(program.steps))), default=0)
-    first: dict[int, int] = {program.home(index): 0 for index in program.inputs}
+    first: dict[int, int] = {
+        program.home(index): 0 for index in program.inputs if index not in program.fed
+    }
     last: dict[int, int] = dict(first)
     for position, step in enumerate(program.steps):
         slot = program.slot(position)
@@ -292,6 +296,25 @@ def _stage(program: Program, start: int, stop: int, rows: int) -> StripStage:
     )
 
 
+def _feeds(program: Program, offsets: dict[int, int]) -> Iterator[Feed]:
+    """What the caller writes before which step."""
+    for index, step in enumerate(program.steps):
+        if step.kind != FEED:
+            continue
+        rows = program.tensors[step.outputs[0]]
+        whole = program.tensors[program.origin(rows.index)]
+        first = program.rows[rows.index][1] if rows.index in program.rows else 0
+        yield Feed(
+            step=index,
+            input=program.inputs.index(whole.index),
+            first_row=first,
+            rows=rows.shape[1],
+            start=first * (whole.nbytes // whole.shape[1]),
+            offset=offsets[rows.index],
+            nbytes=rows.nbytes,
+        )
+
+
 def _step(
     program: Program, index: int, step: Instruction, kernel: Kernel, offsets: dict[int, int]
 ) -> Step:
@@ -321,11 +344,12 @@ def _view(program: Program, index: int, offsets: dict[int, int]) -> TensorView:
     return TensorView(
         name=tensor.name,
         tensor=index,
-        offset=offsets[index],
+        offset=0 if index in program.fed else offsets[index],
         nbytes=tensor.nbytes,
         dtype=tensor.dtype,
         shape=tensor.shape,
         scale=quantization.scale if quantization else None,
         zero_point=quantization.zero_point if quantization else 0,
         apart=program.home(index) in program.apart,
+        fed=index in program.fed,
     )

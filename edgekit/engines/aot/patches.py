@@ -11,6 +11,9 @@ Rows of NHWC tensors are contiguous. A strip is a view into a rolling buffer or 
 padding that falls into it is explicit. Strips are tensors of the program like any other, so
 that kernels, the memory plan and the checks against the reference see nothing special, but
 for the time line: the turns of a stage share the slots that its steps had.
+
+An input that comes in rows is the output of a step FEED, which takes part in a stage as any
+other: its strips are what the caller writes, when it is wanted.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from edgekit.graph import Tensor
 _WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
 _BINARY = ("ADD", "SUB", "MUL")
 _UNARY = ("RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU", "LOGISTIC", "TANH", "HARD_SWISH")
+
+#: The step at which the caller has put rows of an input into the arena.
+FEED = "FEED"
 
 #: Kernels address by words; a strip starts at one.
 _WORD = 4
@@ -84,12 +90,14 @@ def runs(program: Program) -> list[tuple[int, int]]:
 
 def _window(program: Program, step: Instruction) -> _Window | None:
     """The step's window, ``None`` where it cannot run in strips."""
-    if len(step.outputs) != 1 or not step.inputs or step.parts:
+    if len(step.outputs) != 1 or not (step.inputs or step.kind == FEED) or step.parts:
         return None
     output = program.tensors[step.outputs[0]]
     data = [i for i in step.inputs if i >= 0 and not program.tensors[i].is_constant]
     tensors = [*(program.tensors[i] for i in data), output]
-    if not data or any(len(t.shape) != 4 or t.shape[0] != 1 or t.dtype != "int8" for t in tensors):
+    if not data and step.kind != FEED:
+        return None
+    if any(len(t.shape) != 4 or t.shape[0] != 1 or t.dtype != "int8" for t in tensors):
         return None
     if any(_row_bytes(t) % _WORD for t in tensors):
         return None
@@ -97,6 +105,8 @@ def _window(program: Program, step: Instruction) -> _Window | None:
         return None  # it is in a stage already
     if output.index in program.views or any(program.offset(i) for i in data):
         return None
+    if step.kind == FEED:
+        return _Window()
     if step.kind in _BINARY:
         alike = len(data) == 2 and all(t.shape == output.shape for t in tensors)
         return _Window() if alike else None
@@ -232,7 +242,7 @@ class _Strips:
                 self._demand(i, want)
             for i, step in enumerate(self.steps):
                 output = step.outputs[0]
-                if self._home(output) in self.exits:
+                if self._home(output) in self.exits and step.kind != FEED:
                     # Full tensors have room: what can be made is made, and frees its input.
                     ready = min(
                         self.windows[i].ready(

@@ -17,13 +17,16 @@ from edgekit.engines.aot import plan as planner
 from edgekit.engines.aot.ir import Program
 from edgekit.engines.aot.lowering import Kernel
 from edgekit.engines.aot.memory import Layout
-from edgekit.errors import ModelError
+from edgekit.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from edgekit.targets import Target
 
 #: Output rows of a stage's turn that are tried.
 _ROWS = (1, 2, 4, 8)
+
+#: Rows of a turn that are tried for an input that comes in rows.
+_FEED_ROWS = (4, 2, 1)
 
 #: Stages per round that are looked at with kernels and scratch, the most promising ones first.
 _LOOKED_AT = 6
@@ -65,6 +68,8 @@ class Search:
         self.forced = tuple(forced)
         self.keep_input = keep_input
         self.stages = _MOST_STAGES if patches else 0
+        self.feed = _feeding(program)
+        self.stages += 1 if self.feed else 0
         self._lowered: dict[Any, tuple[Kernel, ...]] = {}
         self._layouts: list[tuple[Choice, Layout]] = []
 
@@ -74,24 +79,38 @@ class Search:
         """The kernels for some stages; ``None`` where they cannot run in strips.
 
         Args:
-            stages: must not overlap.
+            stages: must not overlap. An input that comes in rows gets one where none has it.
             least: give speed for memory, whatever it costs; otherwise what is worth it.
             enough: bytes at which to stop giving.
         """
         program = self.program
+        if self.feed and all(stage.start >= self.feed.stop for stage in stages):
+            stages = (self.feed, *stages)
+        if self.feed and min(stage.start for stage in stages) > 0:
+            return None  # its rows would have to come all at once
         for stage in stages:
             changed = patches.apply(program, stage)
             if changed is None:
                 return None
             program = changed
         try:
-            kernels, alternatives = select.choose(
-                program, self.target, goal=self.goal, forced=self.forced, lowered=self._lowered
-            )
+            return self._chosen(program, stages, least=least, enough=enough)
         except ModelError:
-            if not stages:
+            if tuple(stages) in ((), (self.feed,)):
                 raise
             return None  # a strip has no kernel where a whole image has one
+
+    def _chosen(
+        self, program: Program, stages: Sequence[patches.Stage], *, least: bool, enough: int = 0
+    ) -> Choice:
+        """The kernels for a program with these stages.
+
+        Raises:
+            ModelError: a step has none.
+        """
+        kernels, alternatives = select.choose(
+            program, self.target, goal=self.goal, forced=self.forced, lowered=self._lowered
+        )
         kernels = trade.balance(
             program,
             kernels,
@@ -167,8 +186,7 @@ class Search:
         sizes = self._sizes(current.program, current.kernels)
         peak = sizes.index(max(sizes))
         base = self.program
-        whole = self.choice(least=True)
-        assert whole is not None
+        whole = self._chosen(base, (), least=True)  # a kernel per slot
         taken = {i for s in current.stages for i in range(s.start, s.stop)}
         ranked: list[tuple[int, int, tuple[patches.Stage, ...]]] = []
         for first, last in patches.runs(base):
@@ -205,3 +223,23 @@ class Search:
             for i in range(len(program.steps))
         ]
         return max(self._sizes(program, kernels), default=0)
+
+
+def _feeding(program: Program) -> patches.Stage | None:
+    """The stage in which an input comes in rows, with as little else as can be.
+
+    Raises:
+        UsageError: the model's first steps take the whole image.
+    """
+    if not program.fed:
+        return None
+    for rows in _FEED_ROWS:
+        stage = patches.Stage(0, 2, rows)
+        if patches.apply(program, stage) is not None:
+            return stage
+    reader = program.steps[1] if len(program.steps) > 1 else program.steps[0]
+    raise UsageError(
+        f"the input cannot come in rows: {program.place(reader)} does not run in strips",
+        program.model.name,
+        "--set input=apart, where the image has a place of its own",
+    )
