@@ -42,6 +42,8 @@ _ALIGN = 16
 #: Model sources' objects start with this; the linker script keeps their code and data apart.
 _MODEL_OBJECT = "ekm_"
 _UART_BAUD = 115200
+#: Sections that start-up copies out of flash: data, and the model's tables in RAM
+_COPIED = (".data", ".tables")
 #: Constants; RISC-V compilers keep short ones apart
 _RODATA = ".rodata .rodata.* .srodata .srodata.*"
 
@@ -55,6 +57,10 @@ class _Image:
 
     def size(self, name: str) -> int:
         return sum(s.nbytes for s in self.sections if s.name == name)
+
+    def used(self, region: Region) -> int:
+        """Bytes that its sections take of a region."""
+        return sum(s.nbytes for s in self.sections if s.region == region.name)
 
 
 def _why_not(folder: Path, error: Exception) -> str:
@@ -444,27 +450,28 @@ class _Work:
         names = [*objects, "obj/ek_image.o"]
         main = _main_ram(self.target)
         elf = self.folder / "firmware.elf"
-        self._link(names, main, DEFAULT_STACK_BYTES)
+        self._link(names, main, DEFAULT_STACK_BYTES, {})
         bound = stack_bound(elf, [self.folder / name for name in names])
         stack_bytes = int(self.target.toolchain.get("stack_bytes", DEFAULT_STACK_BYTES))
         if bound is not None:
             stack_bytes = _round_up(bound + _FAULT_FRAME_BYTES, 64)
-        self._link(names, main, stack_bytes)
+        homes: dict[str, Region] = {}
+        self._link(names, main, stack_bytes, homes)
         image = read_elf(elf, self.target)
-        arena = image.size(".arena")
-        home = self._arena_home(image, main, arena)
-        if home != main:
-            self._link(names, main, stack_bytes, arena_region=home)
-            image = read_elf(elf, self.target)
-        staged = self._staging_home(image, main)
-        if staged != main:
-            self._link(names, main, stack_bytes, arena_region=home, staging_region=staged)
-            image = read_elf(elf, self.target)
+        for section, home in (
+            (".arena", self._arena_home), (".tables", self._tables_home),
+            (".staging", self._staging_home),
+        ):  # fmt: skip
+            region = home(image, main)
+            if region != main:
+                homes[section] = region
+                self._link(names, main, stack_bytes, homes)
+                image = read_elf(elf, self.target)
         self._check_fit(image)
         images = self._write_images(elf)
         flash = [r.name for r in self.target.memory if r.kind == "flash"]
         flash_bytes = sum(s.nbytes for s in image.sections if s.region in flash)
-        flash_bytes += image.size(".data")  # its initial values
+        flash_bytes += sum(image.size(name) for name in _COPIED)  # their initial values
         ram_bytes = sum(s.nbytes for s in image.sections if s.region not in flash)
         return Firmware(
             target=self.target.name,
@@ -479,7 +486,7 @@ class _Work:
             flash_bytes=flash_bytes,
             ram_bytes=ram_bytes,
             code_bytes=image.size(".model_code"),
-            weights_bytes=image.size(".weights"),
+            weights_bytes=image.size(".weights") + image.size(".tables"),
             stack_bound_bytes=bound,
             plan=self.artifact.plan,
             artifact_folder=self.artifact.folder,
@@ -520,12 +527,9 @@ class _Work:
         objects: Sequence[str],
         main: Region,
         stack_bytes: int,
-        arena_region: Region | None = None,
-        staging_region: Region | None = None,
+        homes: Mapping[str, Region],
     ) -> None:
-        script = linker_script(
-            self.target, main, arena_region or main, stack_bytes, staging_region or main
-        )
+        script = linker_script(self.target, main, stack_bytes, homes)
         (self.folder / "firmware.ld").write_text(script)
         flags = toolchains.link_flags(self.toolchain, self.target)
         command = [*self.toolchain.command, *objects, *flags, "-T", "firmware.ld"]
@@ -533,9 +537,10 @@ class _Work:
             command.append("-Wl,-Map=firmware.map")
         toolchains.run([*command, "-o", "firmware.elf"], self.folder, "the firmware (link)")
 
-    def _arena_home(self, image: _Image, main: Region, arena: int) -> Region:
+    def _arena_home(self, image: _Image, main: Region) -> Region:
         """Where the arena goes: tightly coupled memory that holds it, which no cache or bus slows
         down; else the main region; else any other that takes it."""
+        arena = image.size(".arena")
         used = sum(s.nbytes for s in image.sections if s.region == main.name)
         for region in _data_regions(self.target):
             if region.kind == "tcm" and region != main and arena <= region.nbytes:
@@ -547,18 +552,26 @@ class _Work:
                 return region
         return main
 
+    def _tables_home(self, image: _Image, main: Region) -> Region:
+        """Where tables in RAM go: as the arena, in what that leaves."""
+        tables = image.size(".tables")
+        for region in _data_regions(self.target):
+            fits = image.used(region) + tables <= region.nbytes
+            if tables and region.kind == "tcm" and region != main and fits:
+                return region
+        return self._room_for(".tables", image, main)
+
     def _staging_home(self, image: _Image, main: Region) -> Region:
-        """Where the inputs are kept: beside everything else, or, where that does not take them,
-        in another memory that has room."""
+        """Where the inputs are kept: beside everything else, if it takes them."""
+        return self._room_for(".staging", image, main)
 
-        def used(region: Region) -> int:
-            return sum(s.nbytes for s in image.sections if s.region == region.name)
-
-        staging = image.size(".staging")
-        if not staging or used(main) <= main.nbytes:
+    def _room_for(self, section: str, image: _Image, main: Region) -> Region:
+        """The main region, or, where that is too small, another one that has room."""
+        nbytes = image.size(section)
+        if not nbytes or image.used(main) <= main.nbytes:
             return main
         for region in _data_regions(self.target):
-            if region != main and used(region) + staging <= region.nbytes:
+            if region != main and image.used(region) + nbytes <= region.nbytes:
                 return region
         return main
 
@@ -570,11 +583,12 @@ class _Work:
         for region in self.target.memory:
             need = used[region.name]
             if region.kind == "flash":
-                need += image.size(".data")
+                need += sum(image.size(name) for name in _COPIED)
             if need <= region.nbytes:
                 continue
             if region.kind == "flash":
-                weights, code = image.size(".weights"), image.size(".model_code")
+                weights = image.size(".weights") + image.size(".tables")
+                code = image.size(".model_code")
                 raise FitError(
                     f"the firmware needs {need:,} B of flash; {self.target.name} has "
                     f"{region.nbytes:,} B",
@@ -681,22 +695,24 @@ def peak_description(plan: Plan | None) -> str | None:
 
 
 def linker_script(
-    target: Target,
-    main: Region,
-    arena: Region,
-    stack_bytes: int,
-    staging: Region | None = None,
+    target: Target, main: Region, stack_bytes: int, homes: Mapping[str, Region] | None = None
 ) -> str:
-    """The linker script of a target. The stack is at the bottom of RAM: what overflows it leaves
-    the memory and faults, instead of changing data."""
+    """The linker script of a target.
+
+    ``homes`` says which of ``.arena``, ``.tables`` and ``.staging`` are not in the region ``main``.
+    The stack is at the bottom of RAM: what overflows it leaves the memory and faults, instead of
+    changing data.
+    """
     flash = next((r for r in target.memory if r.kind == "flash"), None)
     if flash is None:
         raise UsageError("the target's file names no flash", target.name)
-    staging = staging or main
+    arena, tables, staging = (
+        (homes or {}).get(section, main) for section in (".arena", ".tables", ".staging")
+    )
     memory = "\n".join(
         f"    {r.name} ({'rx' if r.kind == 'flash' else 'rw'}) : "
         f"ORIGIN = {r.origin:#010x}, LENGTH = {max(r.nbytes, _LINK_BYTES):#x}"
-        for r in dict.fromkeys((flash, main, arena, staging))
+        for r in dict.fromkeys((flash, main, arena, tables, staging))
     )
     model = f"*{_MODEL_OBJECT}*.o"
     code, weights_at, shift = flash.name, "", 0
@@ -737,6 +753,14 @@ SECTIONS
         . = . + {stack_bytes};
         __ek_stack_top = .;
     }} > {main.name}
+    .tables : ALIGN(16)
+    {{
+        __ek_tables_start = .;
+        {model}(.data .data.* .sdata .sdata.*)
+        . = ALIGN(4);
+        __ek_tables_end = .;
+    }} > {tables.name} AT > {flash.name}
+    __ek_tables_load = LOADADDR(.tables);
     .data : ALIGN(8)
     {{
         __ek_data_start = .;

@@ -243,11 +243,25 @@ def _print(artifact: Artifact, target: Target, title: str) -> None:
                 ("arena", plan.arena_bytes, f"planned, {proof}"),
                 *_in_rows(plan),
                 ("weights and tables", artifact.weights_bytes, "in flash"),
+                *_tables_in_ram(artifact),
                 *_estimated(artifact),
                 ("steps", len(plan.steps), ""),
             ],
         )
         _print_strips(artifact)
+        tables = artifact.options.get("tables_in_ram", [])
+        if tables and artifact.options["weights"] != "ram":
+            console.print_table(
+                ["table in RAM", ("bytes", "right"), ("read", "right")],
+                [(t["name"], t["nbytes"], f"{t['reads']:.0f} times") for t in tables],
+                title="what start-up copies (times per inference are estimated)",
+            )
+
+
+def _tables_in_ram(artifact: Artifact) -> list[tuple[str, int, str]]:
+    """The row of the tables that start-up copies into RAM."""
+    nbytes = sum(table["nbytes"] for table in artifact.options.get("tables_in_ram", []))
+    return [("of them in RAM", nbytes, "copied at start-up")] if nbytes else []
 
 
 def _in_rows(plan: Plan) -> list[tuple[str, int, str]]:

@@ -11,6 +11,7 @@
 #define PAINT 0x5AA5C33Cu
 
 extern uint32_t __ek_data_load[], __ek_data_start[], __ek_data_end[];
+extern uint32_t __ek_tables_load[], __ek_tables_start[], __ek_tables_end[];
 extern uint32_t __ek_bss_start[], __ek_bss_end[];
 
 int main(void);
@@ -18,14 +19,19 @@ int main(void);
 /* Not cleared at start-up: tells the host after the reset what happened before it. */
 __attribute__((section(".noinit"))) ek_fault_t ek_fault;
 
+static void copy(const uint32_t *from, uint32_t *to, const uint32_t *end)
+{
+    while (to < end)
+        *to++ = *from++;
+}
+
 __attribute__((used, noreturn)) void ek_start(uint32_t *sp)
 {
     ek_core_init();
     for (uint32_t *p = __ek_stack_limit; p < sp; p++)
         *p = PAINT;
-    const uint32_t *load = __ek_data_load;
-    for (uint32_t *p = __ek_data_start; p < __ek_data_end; p++)
-        *p = *load++;
+    copy(__ek_data_load, __ek_data_start, __ek_data_end);
+    copy(__ek_tables_load, __ek_tables_start, __ek_tables_end);
     for (uint32_t *p = __ek_bss_start; p < __ek_bss_end; p++)
         *p = 0;
     ek_port_init();

@@ -264,6 +264,68 @@ def test_weights_in_ram(tmp_path: Path, host: Target) -> None:
         aot.read_options({"weights": "disk"})
 
 
+def test_the_tables_that_are_read_most_go_into_ram(
+    mlperf: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """4 KB of 42 bring two thirds of what all of them would."""
+    model = read_model(mlperf / "vww_mobilenet_int8.tflite")
+    target = load_target("nucleo-l4r5zi")
+    cycles: dict[str, int] = {}
+    reads: dict[str, int] = {}
+    for weights in ("flash", "4K", "ram"):
+        options = {"weights": weights}
+        artifact = aot.compile(model, target, tmp_path / weights, command="x", options=options)
+        tables = artifact.options["tables_in_ram"]
+        assert [t["reads"] for t in tables] == sorted((t["reads"] for t in tables), reverse=True)
+        nbytes = sum(t["nbytes"] for t in tables)
+        firmware = build(artifact, target, tmp_path / f"{weights}-firmware", command="x")
+        sizes = {section.name: section.nbytes for section in firmware.sections}
+        assert 0 <= sizes.get(".tables", 0) - nbytes < 4 * max(len(tables), 1)
+        if weights == "4K":
+            assert 0 < nbytes <= 4096
+            text = (tmp_path / weights / "vww_mobilenet_int8_weights.h").read_text()
+            assert text.count('section(".data.') == len(tables) < text.count("static const")
+        with bench.connected("virtual:profile", target, firmware) as device:
+            found = bench.measure(
+                device, firmware, target, bench.random_examples(_plan(artifact), 1, 7),
+                port="virtual", warmups=0, runs=1,
+            )  # fmt: skip
+            counters = device.link.counters()  # type: ignore[attr-defined]
+        assert found.cycles is not None and found.outputs is not None
+        cycles[weights] = found.cycles
+        reads[weights] = counters.total.features["read_bytes_flash"]
+    assert cycles["ram"] < cycles["4K"] < cycles["flash"]
+    assert cycles["flash"] - cycles["4K"] > 0.6 * (cycles["flash"] - cycles["ram"])
+    assert reads["flash"] - reads["4K"] > 0.6 * (reads["flash"] - reads["ram"])
+    record_property("figure", f"vww, 4 KB of tables in RAM: {cycles['4K']:,} of "
+                    f"{cycles['flash']:,} cycles (all: {cycles['ram']:,})")  # fmt: skip
+
+
+def test_tables_go_into_tightly_coupled_memory(tmp_path: Path) -> None:
+    """Beside the arena, if there is room; what start-up copies there is what the kernels read."""
+    model = _tower()
+    target = load_target("nucleo-h7a3zi-q")
+    artifact = aot.compile(
+        model, target, tmp_path / "a", command="x", options={"weights": "ram"}
+    )  # fmt: skip
+    firmware = build(artifact, target, tmp_path / "f", command="x")
+    homes = {section.name: section.region for section in firmware.sections}
+    assert (homes[".arena"], homes[".tables"]) == ("DTCM", "DTCM")
+    found = bench.bench_firmware(
+        firmware, target, "virtual", model=model,
+        examples=bench.random_examples(_plan(artifact), 1, 7), warmups=0, runs=1,
+    )  # fmt: skip
+    assert found.outputs is not None and found.outputs.match is True
+    arena = _plan(artifact).arena_bytes
+    room = arena + 64  # for the arena, and not for the tables
+    tight = replace(
+        target, memory=tuple(replace(r, nbytes=room) if r.name == "DTCM" else r
+                             for r in target.memory),
+    )  # fmt: skip
+    homes = {s.name: s.region for s in build(artifact, tight, tmp_path / "g").sections}
+    assert (homes[".arena"], homes[".tables"]) == ("DTCM", "AXISRAM")
+
+
 def test_an_input_apart_is_only_read(tmp_path: Path, host: Target) -> None:
     options = {"optimize": "ram", "input": "apart"}
     inside = aot.compile(_tower(), host, tmp_path / "a", command="x", options={"optimize": "ram"})

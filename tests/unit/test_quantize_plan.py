@@ -27,7 +27,7 @@ from edgekit.quantize.scheme import decide
 from edgekit.quantize.write import quantized_graph, write_quantized
 
 #: What the AOT engine makes itself, and operators that change number formats.
-_NOT_REAL = {"MOVE", "FLOAT_TABLE", "QUANTIZE", "DEQUANTIZE"}
+_NOT_REAL = {"MOVE", "FEED", "FLOAT_TABLE", "QUANTIZE", "DEQUANTIZE"}
 
 
 def _model(build: object, **more: object) -> Model:

@@ -35,7 +35,8 @@ OPTIONS: Mapping[str, str] = {
     "kernels": "kernel functions to prefer over cheaper ones, separated by commas; portable: none"
     " of a single instruction set",
     "patches": "yes or no: stages may run in strips to make the arena smaller (default: yes)",
-    "weights": "flash or ram: where the tables are; start-up copies them to RAM (default: flash)",
+    "weights": "flash, ram, or a size such as 16K: so much RAM for the tables that are read most"
+    " often, which start-up copies there (default: flash)",
     "input": "arena; apart: the application keeps it and passes a pointer; rows: it comes a few"
     " rows at a time (default: arena)",
     "max_ram": "largest arena, such as 24K",
@@ -61,6 +62,8 @@ class Options:
     project: str = ""
     patches: bool = True
     weights: str = "flash"
+    #: RAM for tables; ``None`` for all of them
+    tables_ram_bytes: int | None = 0
     input: str = "arena"
     limits: Limits = Limits()
 
@@ -71,7 +74,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
     Raises:
         UsageError: an option or a value that does not exist.
     """
-    from edgekit.engines.aot.limits import read_limits
+    from edgekit.engines.aot.limits import read_limits, read_size
     from edgekit.engines.aot.select import GOALS
 
     unknown = sorted(set(options) - set(OPTIONS))
@@ -89,8 +92,8 @@ def read_options(options: Mapping[str, Any]) -> Options:
             fix="--project esp-idf, or --engine tflm",
         )
     weights = str(options.get("weights", "flash"))
-    if weights not in ("flash", "ram"):
-        raise UsageError(f"weights are in flash or ram, not in '{weights}'")
+    places = {"flash": 0, "ram": None}
+    tables = places[weights] if weights in places else read_size(options, "weights")
     where = str(options.get("input", "arena"))
     if where not in INPUTS:
         raise UsageError(f"input is one of {', '.join(INPUTS)}, not '{where}'")
@@ -107,6 +110,7 @@ def read_options(options: Mapping[str, Any]) -> Options:
         project=project,
         patches=_flag(options, "patches", default=True),
         weights=weights,
+        tables_ram_bytes=tables,
         input=where,
         limits=read_limits(options),
     )
@@ -299,13 +303,17 @@ def compile(
     chosen = read_options(options)
     goal = chosen.optimize
     layout, weighed = weigh(model, target, chosen)
-    emitted = emit.emit(layout, command=command, goal=goal, weights=chosen.weights)
+    emitted = emit.emit(
+        layout, command=command, goal=goal, tables_ram_bytes=chosen.tables_ram_bytes
+    )
     code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
     if not limits.flash_fits(emitted.weights_bytes, code, chosen.limits):
         # Steps share code, at some cost in time, before the model is refused.
         goal = "flash"
         layout, weighed = weigh(model, target, replace(chosen, optimize=goal))
-        emitted = emit.emit(layout, command=command, goal=goal, weights=chosen.weights)
+        emitted = emit.emit(
+            layout, command=command, goal=goal, tables_ram_bytes=chosen.tables_ram_bytes
+        )
         code = limits.code_bytes(emitted.instances, len(layout.plan.steps), target)
         limits.check_flash(emitted.weights_bytes, code, chosen.limits)
     texts = emitted.files
@@ -336,6 +344,7 @@ def compile(
             "optimize": goal,
             "kernels": list(chosen.kernels),
             "weights": chosen.weights,
+            "tables_in_ram": to_json(emitted.in_ram),
             "input": chosen.input,
             "estimates": limits.estimates(layout, code, target),
             "plans": to_json(weighed),

@@ -114,6 +114,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             scratch_bytes=8 * _PIXELS * groups,
             scratch_align=8,
             overlaps=(Overlap(max_shift=reach),),
+            table_reads=blocks,
             cost=blocks * _block_cost(out_c, groups, requant) + pixels * widen,
         ),
     )
@@ -293,6 +294,7 @@ def _pointwise(rows: NDArray[Any], requant: _Requant, pixels: int) -> Kernel:
         scratch_bytes=8 * _PIXELS * groups,
         scratch_align=8,
         overlaps=(Overlap(max_shift=reach),),
+        table_reads=-(-pixels // _PIXELS),
         cost=-(-pixels // _PIXELS) * _block_cost(out_c, groups, requant)
         + pixels * (4.5 * groups + 8),
     )
@@ -344,6 +346,7 @@ def batch_matmul(
             requires=("dsp",),
             scratch_bytes=-(-4 * groups * columns // 8) * 8 + 8 * _PIXELS * groups,
             scratch_align=8,
+            table_reads=batches * -(-rows // _PIXELS),
             cost=batches
             * (
                 -(-rows // _PIXELS) * _block_cost(columns, groups, requant)

@@ -91,20 +91,54 @@ class Emitted:
     weights_bytes: int
     #: functions that call a kernel; several steps may share one
     instances: int = 0
+    in_ram: tuple[TableInRam, ...] = ()
 
 
-def emit(layout: Layout, *, command: str, goal: str = "speed", weights: str = "flash") -> Emitted:
+@dataclass(frozen=True)
+class TableInRam:
+    """A table that start-up copies into RAM."""
+
+    name: str
+    nbytes: int
+    #: how often an inference reads through it, roughly
+    reads: float
+
+
+@dataclass
+class _Placed:
+    """A table in the sources; steps with equal content share it."""
+
+    name: str
+    table: Table
+    values: Any
+    reads: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.values.nbytes)
+
+
+def emit(
+    layout: Layout, *, command: str, goal: str = "speed", tables_ram_bytes: int | None = 0
+) -> Emitted:
     """The C of a planned program.
 
     Args:
         layout: the planned program.
         command: the command line that asked for it, for the files' first lines.
         goal: ``flash`` shares instances between shapes.
-        weights: ``ram`` puts the tables into initialised data, which start-up code copies.
+        tables_ram_bytes: RAM for the tables that are read most often, which are then initialised
+            data that start-up code copies; ``None`` for all of them.
     """
-    emitter = _Emitter(layout, command, goal, weights)
+    emitter = _Emitter(layout, command, goal, tables_ram_bytes)
     files = emitter.files()
-    return Emitted(files, emitter.weights_bytes(), emitter.instances)
+    in_ram = sorted(emitter.in_ram(), key=lambda placed: -placed.reads)
+    return Emitted(
+        files,
+        emitter.weights_bytes(),
+        emitter.instances,
+        tuple(TableInRam(p.name, p.nbytes, round(p.reads, 2)) for p in in_ram),
+    )
 
 
 @dataclass(frozen=True)
@@ -127,8 +161,10 @@ class _Instance:
 
 
 class _Emitter:
-    def __init__(self, layout: Layout, command: str, goal: str, weights: str) -> None:
-        self.in_ram = weights == "ram"
+    def __init__(
+        self, layout: Layout, command: str, goal: str, tables_ram_bytes: int | None
+    ) -> None:
+        self.tables_ram_bytes = tables_ram_bytes
         self.layout = layout
         self.program = layout.program
         self.model = layout.program.model
@@ -138,8 +174,7 @@ class _Emitter:
         self.prefix = prefix_of(self.model.name)
         self.upper = self.prefix.upper()
         self.nodes = [self.program.node(step) for step in self.program.steps]
-        self.tables: dict[tuple[str, bytes], str] = {}
-        self.table_text: list[str] = []
+        self.tables: dict[tuple[str, bytes], _Placed] = {}
         self.instances = 0
 
     def files(self) -> dict[str, str]:
@@ -160,7 +195,19 @@ class _Emitter:
 
     def weights_bytes(self) -> int:
         """Bytes of all tables, equal ones counted once."""
-        return sum(len(content) for _, content in self.tables)
+        return sum(placed.nbytes for placed in self.tables.values())
+
+    def in_ram(self) -> list[_Placed]:
+        """The tables that go into RAM: those that are read most often, as long as there is room."""
+        left = self.tables_ram_bytes
+        if left is None:
+            return list(self.tables.values())
+        chosen = []
+        for placed in sorted(self.tables.values(), key=lambda p: (-p.reads, p.name)):
+            if placed.nbytes <= left:
+                chosen.append(placed)
+                left -= placed.nbytes
+        return chosen
 
     # -- pieces --------------------------------------------------------------------------------
 
@@ -236,8 +283,8 @@ class _Emitter:
         if not self.plan.feeds:
             return (
                 "/* One inference. `arena` has ARENA_BYTES bytes, aligned to ARENA_ALIGN; write\n"
-                " * the inputs first, read the outputs afterwards. The arena holds all state: models\n"
-                " * may share one, one after the other. */\n"
+                " * the inputs first, read the outputs afterwards. The arena holds all state:\n"
+                " * models may share one, one after the other. */\n"
                 f"void {self.prefix}_invoke(int8_t *arena);\n\n"
             )
         (view,) = self.plan.inputs
@@ -359,10 +406,12 @@ class _Emitter:
 
     def _weights(self) -> str:
         guard = f"{self.upper}_WEIGHTS_H"
+        in_ram = {placed.name for placed in self.in_ram()}
+        tables = [self._table_text(p, p.name in in_ram) for p in self.tables.values()]
         return (
             f"{self._banner()}"
             f"#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n"
-            + "\n".join(self.table_text)
+            + "\n".join(tables)
             + "\n#endif\n"
         )
 
@@ -517,21 +566,25 @@ class _Emitter:
         return f"({ctype})(void *)({place})"
 
     def _place_table(self, step: int, table: Table) -> str:
-        """The name of a table in flash; tables of equal content are the same one."""
+        """The name of a table in the sources; tables of equal content are the same one."""
         import numpy as np
 
         values = np.ascontiguousarray(table.values, CTYPE_DTYPES[table.ctype]).reshape(-1)
         key = (f"{table.ctype}/{table.align_bytes}", values.tobytes())
         if key not in self.tables:
             name = f"{self.prefix}_s{step}_{table.name}"
-            self.tables[key] = name
-            align = max(table.align_bytes, CTYPE_BYTES[table.ctype])
-            constant, place = ("", f', section(".data.{name}")') if self.in_ram else ("const ", "")
-            self.table_text.append(
-                f"static {constant}{table.ctype} {name}[{max(values.size, 1)}]\n"
-                f"    __attribute__((aligned({align}){place})) = {{\n{_numbers(values)}}};\n"
-            )
-        return self.tables[key]
+            self.tables[key] = _Placed(name, table, values)
+        self.tables[key].reads += self.layout.kernels[step].table_reads
+        return self.tables[key].name
+
+    def _table_text(self, placed: _Placed, in_ram: bool) -> str:
+        table = placed.table
+        align = max(table.align_bytes, CTYPE_BYTES[table.ctype])
+        constant, place = ("", f', section(".data.{placed.name}")') if in_ram else ("const ", "")
+        return (
+            f"static {constant}{table.ctype} {placed.name}[{max(placed.values.size, 1)}]\n"
+            f"    __attribute__((aligned({align}){place})) = {{\n{_numbers(placed.values)}}};\n"
+        )
 
 
 def _table(kernel: Kernel, name: str) -> Table:

@@ -92,7 +92,8 @@ def read_size(options: Mapping[str, Any], name: str) -> int | None:
         return None
     found = parse_size(str(value))
     if not found:
-        raise UsageError(f"{name} is a size such as 24K or 20000, not '{value}'")
+        other = "flash, ram or " if name == "weights" else ""
+        raise UsageError(f"{name} is {other}a size such as 24K or 20000, not '{value}'")
     return found
 
 

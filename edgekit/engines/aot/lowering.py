@@ -211,6 +211,8 @@ class Kernel:
     scratch_bytes: int = 0
     scratch_align: int = 4
     overlaps: tuple[Overlap, ...] = ()
+    #: how often a call reads through its tables, roughly
+    table_reads: float = 1.0
     #: estimated instructions of one call; only compared between candidates of one node
     cost: float = 0.0
     #: alignment that inputs and outputs in the arena must have, besides their element's own

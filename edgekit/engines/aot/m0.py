@@ -133,6 +133,7 @@ def _product(
         cores=CORES,
         scratch_bytes=16 * depth + (0 if shift else 16 * min(out_c, _CHANNELS)),
         overlaps=(Overlap(max_shift=reach),),
+        table_reads=blocks,
         cost=blocks * (out_c * per_channel_cost + 100) + pixels * (4 * depth + 20 * window[0]),
     )
 

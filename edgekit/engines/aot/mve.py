@@ -198,6 +198,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
         # The second column's last vector may reach beyond it.
         scratch_bytes=2 * depth + -depth % _LANES,
         overlaps=(Overlap(max_shift=reach),),
+        table_reads=pairs,
         cost=pairs * (len(blocks) * per_block + gather)
         + (60 if tail else 50 + pixels % 2 * (len(blocks) * per_block + 70)),
     )
@@ -245,6 +246,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
                 )
             ),
         ),
+        table_reads=out_h * -(-out_w // 2),
         cost=out_h
         * (-(-out_w // 2) * (len(blocks) * per_block + 12) + 40 * (1 + out_w % 2) + fill + 30),
     )  # fmt: skip
@@ -415,6 +417,7 @@ def depthwise_any(node: Node, scales: list[float], target: Target | None) -> tup
             ),
             requires=("mve",),
             overlaps=(Overlap(max_shift=shift),),
+            table_reads=out_h * out_w,
             cost=out_h * out_w * (blocks * per_block + 30),
         ),
     )
@@ -467,6 +470,7 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
                 Table("requant", "int32_t", np.stack([k[channels] for k in kinds], axis=1)),
             ),
             requires=("mve",),
+            table_reads=rows,
             cost=rows * (len(channels) * (per_block + (6 if each else 3)) + 45),
         ),
     )

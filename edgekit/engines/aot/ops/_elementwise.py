@@ -43,6 +43,7 @@ def lookup_bytes(node: Node, function: Callable[[int], int], name: str) -> tuple
                 Output(0),
             ),
             tables=(byte_table(function),),
+            table_reads=node.output.elements / 256,
             overlaps=(Overlap(max_shift=0),),
             cost=4.0 * node.output.elements,
         ),

@@ -90,6 +90,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
             scratch_bytes=2 * depth,
             scratch_align=1,
             overlaps=overlaps,
+            table_reads=-(-pixels // 2),
             cost=m0.slowdown(target)
             * pixels
             * (2.4 * out_c * depth + 18.0 * out_c + 1.5 * depth + 30 * window_h),

@@ -92,6 +92,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
             # A channel's bytes are all read before its outputs are written, and they lie at
             # the same remainder modulo the channels when the distance is a multiple of them.
             overlaps=(Overlap(multiple=in_c),) if multiplier == batches == 1 else (),
+            table_reads=batches * out_h * out_w / block,
             cost=batches
             * (
                 out_h * out_w * out_c * (2.4 * window_h * window_w + 18)

@@ -75,6 +75,7 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
                 Table("weights", "int8_t", weights.data(), align_bytes=1),
                 *result.tables,
             ),
+            table_reads=rows,
             cost=m0.slowdown(target) * rows * outputs * (2.5 * depth + 20),
         ),
     )
