@@ -4,6 +4,7 @@
 #ifndef EK_CONV_2D_S8_DSP_H
 #define EK_CONV_2D_S8_DSP_H
 
+#include "ek_clamp_s8_dsp.h"
 #include "ek_dot_s8_dsp.h"
 
 /* Four int8 values at `in` (any alignment) become four int16 values in SXTB16's order. */
@@ -53,12 +54,15 @@ ek_widen(const int8_t *in, int32_t count, int16_t *column)
 
 /* 1x1, stride 1: in [pixels][in_c], out [pixels][out_c]. columns: 48 * ceil(in_c / 4) bytes,
  * 8-byte aligned. The output may overlap the input as long as no block of six pixels' output
- * reaches an input that a later block reads. q: 4 or 2 (linear), 0 (exact). */
+ * reaches an input that a later block reads. q: 4 or 2 (linear), 0 (exact). clamp (literal): the
+ * output is clamped to low and high, which are otherwise -128 and 127. */
 EK_KERNEL void
 ek_conv_2d_1x1_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requant,
                      int16_t *columns, int32_t pixels, int32_t in_c, int32_t out_c, int32_t q,
-                     int8_t *out)
+                     int32_t clamp, int32_t low, int32_t high, int8_t *out)
 {
+    int8_t *const all = out;
+    const int32_t count = pixels * out_c;
     ek_dsp_job_t job = {
         .columns = columns, .weights = weights, .requant = requant,
         .stride = out_c, .groups = (in_c + 3) >> 2,
@@ -75,18 +79,21 @@ ek_conv_2d_1x1_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *re
         out += EK_DSP_PIXELS * out_c;
         pixels -= EK_DSP_PIXELS;
     }
+    if (clamp) {
+        ek_clamp_s8_dsp(all, count, low, high);
+    }
 }
 
 /* Any window and stride: in [in_h][in_w][in_c], weights [out_c][k_h][k_w][in_c] with every
  * channel's row padded by zeros to a multiple of 4, out [out_h][out_w][out_c]. Inputs outside
  * the image are zero_point (the bias holds -zero_point * sum of weights).
- * columns: 48 * groups bytes, 8-byte aligned. */
+ * columns: 48 * groups bytes, 8-byte aligned. clamp, low, high: as above. */
 EK_KERNEL void
 ek_conv_2d_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requant,
                  int16_t *columns, int32_t in_h, int32_t in_w, int32_t in_c, int32_t out_h,
                  int32_t out_w, int32_t out_c, int32_t k_h, int32_t k_w, int32_t stride_h,
                  int32_t stride_w, int32_t pad_h, int32_t pad_w, int32_t zero_point, int32_t q,
-                 int8_t *out)
+                 int32_t clamp, int32_t low, int32_t high, int8_t *out)
 {
     const int32_t depth = k_h * k_w * in_c;
     ek_dsp_job_t job = {
@@ -150,6 +157,9 @@ EK_UNROLL
     if (job.pixels) {
         job.out_end = job.out + out_c;
         ek_dot_s8_dsp(&job, q);
+    }
+    if (clamp) {
+        ek_clamp_s8_dsp(out, out_h * out_w * out_c, low, high);
     }
 }
 

@@ -11,6 +11,7 @@
 
 #include <stdint.h>
 
+#include "ek_clamp_s8_dsp.h"
 #include "ek_math.h"
 
 /* The assembly takes literals, which only reach it through inlining. */
@@ -182,7 +183,8 @@ typedef struct {
 
 /* in [in_h][in_w][channels], weights [channels][9], requant as in ek_dot_s8_dsp.h: [channels][3]
  * (linear, q of 2 or 4) or [channels][4] (exact, q = 0), out [out_h][out_w][channels]. All numbers
- * are literals. strip: output rows whose inputs are in the plane at a time.
+ * are literals, except low and high, to which the output is clamped if clamp is not 0. strip:
+ * output rows whose inputs are in the plane at a time.
  * plane: 2 * EK_DW3_ROW(out_w, stride) * EK_DW3_ROWS(strip, stride) bytes, 4-byte aligned. */
 EK_KERNEL void
 ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requant,
@@ -190,6 +192,7 @@ ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const i
                                 const int32_t channels, const int32_t out_h, const int32_t out_w,
                                 const int32_t stride, const int32_t pad_h, const int32_t pad_w,
                                 const int32_t zero_point, const int32_t strip, const int32_t q,
+                                const int32_t clamp, const int32_t low, const int32_t high,
                                 int8_t *out)
 {
     const int32_t row = EK_DW3_ROW(out_w, stride);
@@ -259,6 +262,9 @@ ek_depthwise_conv_2d_3x3_s8_dsp(const int8_t *in, const int8_t *weights, const i
             }
             job.out += strip * out_w * channels;
         }
+    }
+    if (clamp) {
+        ek_clamp_s8_dsp(out, out_h * out_w * channels, low, high);
     }
 }
 

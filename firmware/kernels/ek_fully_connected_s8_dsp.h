@@ -10,6 +10,7 @@
 
 #include <stdint.h>
 
+#include "ek_clamp_s8_dsp.h"
 #include "ek_math.h"
 
 typedef struct {
@@ -126,11 +127,12 @@ EK_FC_FUNCTION(ek_fc_dot_narrow_channel, EK_FC_NARROW, EK_FC_BIASES_PER_CHANNEL,
 /* One row: in [in_c], out [out_c]; in_c a multiple of 4, the input 4-byte aligned.
  * per_channel: the table has [padded out][4] entries, otherwise [padded out] biases.
  * wide (literal): 2 * in_c bytes, 4-byte aligned, or a null pointer for none; with them the
- * output may overlap the input in any way. */
+ * output may overlap the input in any way. clamp (literal): the output is clamped to low, high. */
 EK_KERNEL void
 ek_fully_connected_s8_dsp(const int8_t *in, const int8_t *weights, const int32_t *requant,
                           int16_t *wide, int32_t use_wide, int32_t per_channel, int32_t in_c,
-                          int32_t out_c, int32_t mult, int32_t add, int32_t shift, int8_t *out)
+                          int32_t out_c, int32_t mult, int32_t add, int32_t shift, int32_t clamp,
+                          int32_t low, int32_t high, int8_t *out)
 {
     ek_fc_job_t job = {
         .in = in, .weights = weights, .requant = requant, .out = out, .in_bytes = in_c,
@@ -171,6 +173,9 @@ EK_UNROLL_4
                 out[(out_c & ~3) + i] = rest[i];
             }
         }
+    }
+    if (clamp) {
+        ek_clamp_s8_dsp(out, out_c, low, high);
     }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ from test_softmax import softmax
 from test_transpose import transpose
 from tflite_builder import TfliteBuilder
 
+from edgekit import bench
+from edgekit.build import build
+from edgekit.engines import aot
+from edgekit.graph import read_model
+from edgekit.targets import load_target
+
 CORES = ("cortex-m4", "cortex-m0plus")
 
 pytestmark = pytest.mark.skipif(
@@ -31,7 +38,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def relu_conv(rng: np.random.Generator, *, kind: str) -> Case:
-    """A convolution as converters make them: ReLU, zero point -128, scales per channel."""
+    """A convolution as converters make them: scales per channel, mostly ReLU and zero point -128,
+    sometimes another activation or zero point."""
     window = (3, 3) if kind == "DEPTHWISE_CONV_2D" else choices(rng, (1, 1), (3, 3), (5, 2))
     stride = choices(rng, 1, 2)
     h, w = int(rng.integers(3, 20)), int(rng.integers(3, 14))
@@ -53,19 +61,20 @@ def relu_conv(rng: np.random.Generator, *, kind: str) -> Case:
     ]
     taps = weights.size / out_c
     reach = spread * np.sqrt(taps) * 70 * 0.02 * 0.007
-    relu = bool(rng.random() < 0.7)
+    activation = choices(rng, *["RELU"] * 7, "NONE", "NONE", "RELU6", "RELU_N1_TO_1")
+    lowest = bool(rng.random() < 0.7)
     out = (1, -(-h // stride), -(-w // stride), out_c)
     y = b.tensor(
         out,
         scale=output_scale(rng, reach),
-        zero_point=-128 if relu else int(rng.integers(-100, 100)),
+        zero_point=-128 if activation == "RELU" and lowest else int(rng.integers(-128, 100)),
     )
     multiplier = {"depth_multiplier": 1} if depthwise else {}
     b.op(
         kind, operands, [y], padding="SAME", stride_h=stride, stride_w=stride,
-        fused_activation_function="RELU" if relu else "NONE", **multiplier,
+        fused_activation_function=activation, **multiplier,
     )  # fmt: skip
-    note = f"{kind} {(h, w, in_c)} {window}/{stride} -> {out} {'RELU' if relu else ''}"
+    note = f"{kind} {(h, w, in_c)} {window}/{stride} -> {out} {activation}"
     return Case(b.build([x], [y]), inputs(rng, (1, h, w, in_c)), note)
 
 
@@ -142,3 +151,51 @@ def test_portable(core: str, compiler: str, seed: int, sample: float, tmp_path: 
     cases = [case for build in builders for case in make(count, build)]
     counts = check_on_core(cases, core, tmp_path, compiler=compiler, portable=True)
     assert len(counts) >= len(builders) - 3, counts
+
+
+def test_a_clamp_costs_little(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """A ReLU whose zero point is not int8's lowest value, and one with an upper end."""
+    pytest.importorskip("unicorn")
+    target = load_target("nucleo-l4r5zi")
+    instructions: dict[str, int] = {}
+    for name, activation, zero_point in (
+        ("plain", "RELU", -128), ("shifted", "RELU", -121), ("both", "RELU6", -60),
+    ):  # fmt: skip
+        rng = np.random.default_rng(1)
+        b = TfliteBuilder()
+        tensor = b.tensor((1, 12, 12, 16), scale=0.02, zero_point=-3)
+        first, scale_in = tensor, 0.02
+        for kind, window in (("CONV_2D", 3), ("DEPTHWISE_CONV_2D", 3), ("CONV_2D", 1)):
+            depthwise = kind == "DEPTHWISE_CONV_2D"
+            shape = (1, window, window, 16) if depthwise else (16, window, window, 16)
+            weights = np.clip(rng.normal(0, 30, shape).round(), -127, 127).astype(np.int8)
+            scales = [0.004 * (1 + i / 50) for i in range(16)]
+            operands = [
+                tensor,
+                b.constant(weights, scale=scales, zero_point=0, axis=3 if depthwise else 0),
+                b.constant(np.zeros(16, np.int32), scale=[scale_in * s for s in scales]),
+            ]
+            scale_in = 0.04
+            tensor = b.tensor((1, 12, 12, 16), scale=scale_in, zero_point=zero_point)
+            more = {"depth_multiplier": 1} if depthwise else {}
+            b.op(
+                kind, operands, [tensor], padding="SAME", stride_h=1, stride_w=1,
+                fused_activation_function=activation, **more,
+            )  # fmt: skip
+        model = read_model(b.build([first], [tensor]), name)
+        artifact = aot.compile(model, target, tmp_path / name, command="x", options={})
+        assert artifact.plan is not None
+        assert all(step.kernel.endswith("_dsp") for step in artifact.plan.steps)
+        firmware = build(artifact, target, tmp_path / f"{name}-firmware")
+        found = bench.bench_firmware(
+            firmware, target, "virtual", model=model,
+            examples=bench.random_examples(artifact.plan, 2, 7), warmups=0, runs=1,
+        )  # fmt: skip
+        assert found.outputs is not None and found.outputs.match is True, found.outputs
+        assert found.instructions is not None
+        instructions[name] = found.instructions
+    record_property("figure", f"a clamp: {instructions}")
+    assert instructions["shifted"] < 1.05 * instructions["plain"]
+    assert instructions["both"] < 1.09 * instructions["plain"]

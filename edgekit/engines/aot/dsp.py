@@ -49,11 +49,37 @@ class _Requant:
 
     q: int
     table: NDArray[Any]
+    #: of the activation
+    low: int = -128
+    high: int = 127
 
     @property
     def instructions(self) -> int:
-        """Per output, with its store."""
+        """Per output, with its store, before the clamp."""
         return 3 if self.q else 6
+
+    @property
+    def clamp(self) -> tuple[Literal, ...]:
+        return _clamp(self.low, self.high)
+
+    def clamp_cost(self, outputs: int) -> float:
+        return _clamp_cost(self.low, self.high, outputs)
+
+
+def _clamp(low: int, high: int) -> tuple[Literal, ...]:
+    """A kernel's literals for the clamp behind what SSAT does anyway."""
+    return (
+        Literal("clamp", int((low, high) != (-128, 127))),
+        Literal("low", low, soft=True),
+        Literal("high", high, soft=True),
+    )
+
+
+def _clamp_cost(low: int, high: int, outputs: int) -> float:
+    """Instructions of ek_clamp_s8_dsp."""
+    if (low, high) == (-128, 127):
+        return 0.0
+    return outputs / 4 * (5.0 if high == 127 else 7.0) + 12
 
 
 def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Kernel, ...]:
@@ -104,6 +130,7 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
                 Scratch("int16_t"),
                 *(Literal(name, value) for name, value in sizes.items()),
                 Literal("q", requant.q),
+                *requant.clamp,
                 Output(0),
             ),  # fmt: skip
             tables=(
@@ -115,7 +142,9 @@ def conv_2d(node: Node, scales: list[float], target: Target | None) -> tuple[Ker
             scratch_align=8,
             overlaps=(Overlap(max_shift=reach),),
             table_reads=blocks,
-            cost=blocks * _block_cost(out_c, groups, requant) + pixels * widen,
+            cost=blocks * _block_cost(out_c, groups, requant)
+            + pixels * widen
+            + requant.clamp_cost(pixels * out_c),
         ),
     )
 
@@ -174,6 +203,7 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
                 Scratch("int16_t"),
                 *(Literal(name, value) for name, value in sizes.items()),
                 Literal("q", requant.q),
+                *requant.clamp,
                 Output(0),
             ),  # fmt: skip
             tables=(
@@ -187,7 +217,8 @@ def depthwise_conv_2d(node: Node, scales: list[float], target: Target | None) ->
             overlaps=(Overlap(min_shift=0, max_shift=0),) if in_place else (),
             cost=channels
             * (out_h * out_w * per_output + 2.6 * in_seen + 8 * out_h + 60 + strips * row)
-            + 1.5 * row * rows,
+            + 1.5 * row * rows
+            + requant.clamp_cost(out_h * out_w * channels),
         ),
     )
 
@@ -204,7 +235,7 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
     sums = accumulators(node, weights.data())
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
     factors, shifts = multipliers(scales, out_c)
-    if (low, high) != (-128, 127) or not _exact_applies(sums, shifts):
+    if not _exact_applies(sums, shifts):
         return ()
     varied = len(set(zip(factors.tolist(), shifts.tolist(), strict=True))) > 1
     blocks = -(-out_c // 4)
@@ -235,6 +266,7 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
                     Literal("multiplier", multiplier, soft=True),
                     Literal("add", addend, soft=True),
                     Literal("shift", shift, soft=True),
+                    *_clamp(low, high),
                     Output(0),
                 ),  # fmt: skip
                 tables=(
@@ -246,7 +278,7 @@ def fully_connected(node: Node, scales: list[float], target: Target | None) -> t
                 # The widened copy is complete before the first output is written.
                 overlaps=(Overlap(),) if wide else (),
                 align_bytes=4,
-                cost=cost + (in_c if wide else 0),
+                cost=cost + (in_c if wide else 0) + _clamp_cost(low, high, out_c),
             )
         )
     return tuple(candidates)
@@ -284,6 +316,7 @@ def _pointwise(rows: NDArray[Any], requant: _Requant, pixels: int) -> Kernel:
             Literal("in_c", in_c, extent=True),
             Literal("out_c", out_c, extent=True),
             Literal("q", requant.q),
+            *requant.clamp,
             Output(0),
         ),
         tables=(
@@ -296,7 +329,8 @@ def _pointwise(rows: NDArray[Any], requant: _Requant, pixels: int) -> Kernel:
         overlaps=(Overlap(max_shift=reach),),
         table_reads=-(-pixels // _PIXELS),
         cost=-(-pixels // _PIXELS) * _block_cost(out_c, groups, requant)
-        + pixels * (4.5 * groups + 8),
+        + pixels * (4.5 * groups + 8)
+        + requant.clamp_cost(pixels * out_c),
     )
 
 
@@ -413,18 +447,18 @@ def _requantization(node: Node, rows: NDArray[Any], scales: list[float]) -> _Req
     """The cheapest exact requantisation, ``None`` where neither kind applies."""
     output = node.output
     low, high = activation_range(node.options.get("fused_activation_function", "NONE"), output)
-    if (low, high) != (-128, 127):
-        return None
     sums = accumulators(node, rows)
     factors, shifts = multipliers(scales, len(rows))
     for q in _FRACTION_BITS:
-        linear = linear_requantization(sums.low, sums.high, factors, shifts, output.zero_point, q)
+        linear = linear_requantization(
+            sums.low, sums.high, factors, shifts, output.zero_point, q, clamp=(low, high)
+        )
         if linear is not None:
             table = np.stack([sums.bias + linear.delta, linear.mult, linear.add], axis=1)
-            return _Requant(q, table)
+            return _Requant(q, table, low, high)
     if not _exact_applies(sums, shifts):
         return None
-    return _Requant(0, _exact_table(sums.bias, factors, shifts, output.zero_point))
+    return _Requant(0, _exact_table(sums.bias, factors, shifts, output.zero_point), low, high)
 
 
 def dilated(node: Node) -> bool:

@@ -40,15 +40,17 @@ class LinearRequantization:
 
 def linear_requantization(
     low: NDArray[Any], high: NDArray[Any], multiplier: NDArray[Any], shift: NDArray[Any],
-    zero_point: int, q: int, *, high_bits: int = 32, mult_bits: int = 31, acc_bits: int = 31,
+    zero_point: int, q: int, *, clamp: tuple[int, int] = (-128, 127), high_bits: int = 32,
+    mult_bits: int = 31, acc_bits: int = 31,
 ) -> LinearRequantization | None:  # fmt: skip
-    """Searches exact constants for an int8 output that only int8's own range clamps.
+    """Searches exact constants for an int8 output.
 
     Args:
         low, high: smallest and largest accumulator of each channel (int64 arrays, shape [C]).
         multiplier, shift: TFLM's, of each channel.
         zero_point: of the output.
         q: fraction bits kept before the last shift.
+        clamp: what the result is clamped to in the end; steps outside do not matter.
         high_bits: bits of the product that the first shift drops; 32 for a core with a high
             multiply. The module's formula is for 32.
         mult_bits, acc_bits: ``mult < 2**mult_bits`` and ``|acc + delta| < 2**acc_bits``.
@@ -62,7 +64,7 @@ def linear_requantization(
     for first, last, factor, places in zip(low, high, multiplier, shift, strict=True):
         found = _channel(
             int(first), int(last), int(factor), int(places), zero_point,
-            _Form(q, high_bits, 1 << mult_bits, 1 << acc_bits),
+            _Form(q, high_bits, 1 << mult_bits, 1 << acc_bits, *clamp),
         )  # fmt: skip
         if found is None:
             return None
@@ -77,6 +79,8 @@ class _Form:
     high_bits: int
     mult_limit: int
     acc_limit: int
+    floor: int
+    ceiling: int
 
 
 @lru_cache(maxsize=1 << 14)
@@ -84,7 +88,7 @@ def _channel(
     low: int, high: int, multiplier: int, shift: int, zero_point: int, form: _Form
 ) -> tuple[int, int, int] | None:
     def result(acc: NDArray[Any]) -> NDArray[Any]:
-        return np.clip(requantize(acc, multiplier, shift) + zero_point, -128, 127)
+        return np.clip(requantize(acc, multiplier, shift) + zero_point, form.floor, form.ceiling)
 
     first, last = (int(value) for value in result(np.array([low, high])))
     if first == last:
@@ -136,4 +140,4 @@ def _proven(
     points = np.concatenate([steps, steps - 1, [low, high]])
     raw = (add + (((points + delta) * mult) >> form.high_bits)) >> form.q
     inside = np.abs(points + delta).max() < form.acc_limit and abs(add) < 1 << 30
-    return bool(inside and (np.clip(raw, -128, 127) == result(points)).all())
+    return bool(inside and (np.clip(raw, form.floor, form.ceiling) == result(points)).all())
