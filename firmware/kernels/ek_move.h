@@ -18,10 +18,14 @@ EK_KERNEL void ek_fed(const int8_t *rows) {
     (void)rows;
 }
 
-/* Copies `outer` runs of nbytes, which are `pitch` bytes apart in the output. */
+/* Copies `outer` runs of nbytes, which are `pitch` bytes apart in the output. One run may be where
+ * it belongs already. */
 EK_KERNEL void ek_concatenation_part(
     const int8_t *input, int32_t outer, int32_t nbytes, int32_t pitch, int8_t *output
 ) {
+    if (outer == 1 && input == output) {
+        return;
+    }
     for (int32_t i = 0; i < outer; ++i) {
         ek_copy(output, input, nbytes);
         input += nbytes;
@@ -66,8 +70,8 @@ EK_KERNEL void ek_concatenation_10(
     int32_t nbytes_6, int32_t nbytes_7, int32_t nbytes_8, int32_t nbytes_9, int8_t *output
 ) {
     for (int32_t i = 0; i < outer; ++i) {
-#define EK_PART(k)                                       \
-    ek_copy(output, input_##k + i * nbytes_##k, nbytes_##k); \
+#define EK_PART(k)                                                                     \
+    ek_concatenation_part(input_##k + i * nbytes_##k, 1, nbytes_##k, nbytes_##k, output); \
     output += nbytes_##k;
         EK_PART(0)
         EK_PART(1)

@@ -75,6 +75,40 @@ def test_split(seed: int, sample: float, tmp_path: Path, kind: str) -> None:
         check_model(raw, rng, tmp_path / f"{kind}{number}", f"{kind} {shape} {axis} {sizes}")
 
 
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [*((kind, n) for kind in ("CONCATENATION", "PACK") for n in (2, 3, 5, 10)),
+     ("PACK", 11), ("PACK", 23)],  # TFLM takes no more than 10 for a CONCATENATION
+)  # fmt: skip
+def test_join(seed: int, tmp_path: Path, kind: str, count: int) -> None:
+    """Any number of inputs, some of which lie in their place already."""
+    rng = np.random.default_rng(seed + count)
+    rank = int(rng.integers(2, 4))
+    b = TfliteBuilder()
+    shape = [1, *(int(n) for n in rng.integers(1, 5, rank - 1))]
+    x = b.tensor(shape, scale=0.1, zero_point=3)
+    # More than the kernels take goes along axis 1 alone; fewer along any.
+    axis = 1 if count > 10 else int(rng.integers(0, rank + (kind == "PACK")))
+    pieces = []
+    for _ in range(count):
+        piece = b.tensor(shape, scale=0.1, zero_point=-7)
+        b.op("LEAKY_RELU", [x], [piece], alpha=float(rng.uniform(0.1, 0.9)))
+        pieces.append(piece)
+    if kind == "PACK":
+        whole = [*shape[:axis], count, *shape[axis:]]
+    else:
+        whole = [n * (count if i == axis else 1) for i, n in enumerate(shape)]
+    joined = b.tensor(whole, scale=0.1, zero_point=-7)
+    more = {"values_count": count} if kind == "PACK" else {"fused_activation_function": "NONE"}
+    b.op(kind, pieces, [joined], axis=axis, **more)
+    y = b.tensor(whole, scale=0.1, zero_point=-7)
+    b.op("RELU", [joined], [y])
+    outputs = [y, joined] if rng.random() < 0.3 else [y]
+    note = f"{kind} of {count} {shape} along {axis}"
+    found = check_model(b.build([x], outputs), rng, tmp_path / "a", note)
+    assert found.count(kind) == -(-count // 10)
+
+
 def test_float_chain(seed: int, sample: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     for number in range(max(2, round(8 * sample))):

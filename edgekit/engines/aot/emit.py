@@ -507,6 +507,8 @@ class _Emitter:
         for position, (arg, ctype) in enumerate(zip(kernel.args, group.types, strict=True)):
             if isinstance(arg, Literal) and position not in group.varying:
                 slots.append(_Slot(_number(arg.value)))
+            elif _repeats(kernel, position):
+                slots.append(_Slot(_parameter(arg)))
             else:
                 name = _parameter(arg)
                 slots.append(_Slot(name, f"{ctype}{name}"))
@@ -530,6 +532,8 @@ class _Emitter:
             if isinstance(arg, Literal):
                 if position in group.varying:
                     arguments.append(_number(arg.value))
+            elif _repeats(kernel, position):
+                continue
             elif isinstance(arg, Data):
                 arguments.append(self._place_table(index, _table(kernel, arg.table)))
             else:
@@ -589,6 +593,11 @@ class _Emitter:
 
 def _table(kernel: Kernel, name: str) -> Table:
     return next(table for table in kernel.tables if table.name == name)
+
+
+def _repeats(kernel: Kernel, position: int) -> bool:
+    """Whether a kernel takes a pointer that it has taken before, such as for an unused input."""
+    return kernel.args[position] in kernel.args[:position]
 
 
 def _parameter(arg: Argument) -> str:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from edgekit.targets import Target
 
 
+#: Inputs of the kernels, the last being the most.
+_WAYS = (2, 4, 10)
+MOST_INPUTS = _WAYS[-1]
+
+
 def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
     output = node.output
     if node.options.get("fused_activation_function", "NONE") != "NONE":
@@ -37,9 +42,9 @@ def lower(node: Node, target: Target | None) -> tuple[Kernel, ...]:
         runs.append(tensor.elements // max(outer, 1) * size)
     if outer * sum(runs) != output.nbytes:
         raise Unsupported(f"its inputs make {outer * sum(runs)} bytes of {output.nbytes}")
-    ways = next((n for n in (2, 4, 10) if n >= len(runs)), None)
+    ways = next((n for n in _WAYS if n >= len(runs)), None)
     if ways is None:
-        raise Unsupported(f"it has {len(runs)} inputs, more than 10")
+        raise Unsupported(f"it has {len(runs)} inputs, more than {MOST_INPUTS}")
     starts = [sum(runs[:i]) for i in range(len(runs))]
     return (
         Kernel(

@@ -14,6 +14,7 @@ from edgekit.engines.aot.passes import (
     fuse_activations,
     fuse_float,
     fuse_padding,
+    joins,
     remove_unused,
     schedule,
     simplify,
@@ -41,11 +42,12 @@ ORDER: tuple[Pass, ...] = (
     remove_unused.run,
     views.run,
     schedule.run,
+    joins.run,
 )
 
 
 def run(program: Program, *, debug_steps: bool = False) -> Program:
     """All passes, or with ``debug_steps`` only those that leave every operator a step."""
-    for each in NORMALIZE if debug_steps else ORDER:
+    for each in (*NORMALIZE, joins.run) if debug_steps else ORDER:
         program = each(program)
     return program
