@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edgekit.quantize.calibrate import Values
+
     Reals = NDArray[np.float64]
 
 #: Gives the largest magnitude that the scale of each row of weights has to hold.
@@ -233,7 +235,6 @@ def group_range(
     Raises:
         ModelError: a range is missing or not finite.
     """
-    import numpy as np
 
     group = scheme.groups[number]
     if group.fixed:
@@ -243,11 +244,7 @@ def group_range(
         if index not in ranges:
             raise ModelError(f"'{shown(graph.tensors[index].name)}' was not calibrated")
         low, high = ranges[index]
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise ModelError(
-                f"'{shown(graph.tensors[index].name)}' has values from {low:g} to {high:g}",
-                fix="look for a division by zero or an overflow in the float model",
-            )
+        _check_finite(graph, index, low, high)
         lows.append(low)
         highs.append(high)
     for (op, _), constant in scheme.constants.items():
@@ -257,3 +254,25 @@ def group_range(
             lows.append(float(values.min()))
             highs.append(float(values.max()))
     return min(lows), max(highs)
+
+
+def check_ranges(graph: Graph, scheme: Scheme, values: Mapping[int, Values]) -> None:
+    """Refuses values without a range, before anything is made of them.
+
+    Raises:
+        ModelError: a tensor that is to be quantised has NaN or infinity among its values.
+    """
+    for group in scheme.groups:
+        for index in () if group.fixed else group.ranged:
+            if index in values:
+                _check_finite(graph, index, values[index].low, values[index].high)
+
+
+def _check_finite(graph: Graph, index: int, low: float, high: float) -> None:
+    import math
+
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ModelError(
+            f"'{shown(graph.tensors[index].name)}' has values from {low:g} to {high:g}",
+            fix="look for a division by zero or an overflow in the float model",
+        )

@@ -10,7 +10,7 @@ from edgekit.errors import UsageError
 from edgekit.graph.model import Graph, Model
 from edgekit.graph.reader import shown
 from edgekit.quantize.calibrate import Values, calibrate
-from edgekit.quantize.plan import Plan, make_plan
+from edgekit.quantize.plan import Plan, check_ranges, make_plan
 from edgekit.quantize.prepare import prepare
 from edgekit.quantize.recipe import Recipe
 from edgekit.quantize.scheme import Scheme, decide
@@ -121,6 +121,7 @@ def quantize(
     progress(f"finding ranges with {len(inputs)} samples")
     setting, magnitudes = recipe.activation_setting, recipe.weight_setting.magnitudes
     values = seen(setting.needs_histograms)
+    check_ranges(graph, scheme, values)
     chosen = setting.activations(scheme, values)
     mixture = None
     measured = _measured(inputs, labels)
@@ -187,7 +188,9 @@ def quantize(
 
 
 def check_inputs(model: Model, inputs: Sequence[Sequence[NDArray[Any]]]) -> None:
-    """Raises UsageError where samples are not what the model takes."""
+    """Raises UsageError where samples are not what the model takes, or no numbers."""
+    import numpy as np
+
     for number, sample in enumerate(inputs):
         if len(sample) != len(model.inputs):
             raise UsageError(
@@ -198,6 +201,10 @@ def check_inputs(model: Model, inputs: Sequence[Sequence[NDArray[Any]]]) -> None
                 raise UsageError(
                     f"sample {number} is {value.dtype} of shape {list(value.shape)} where "
                     f"'{shown(tensor.name)}' takes {tensor.dtype} of shape {list(tensor.shape)}"
+                )
+            if value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise UsageError(
+                    f"sample {number} has values for '{shown(tensor.name)}' that are not finite"
                 )
 
 
