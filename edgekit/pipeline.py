@@ -158,8 +158,8 @@ def _firmware(
     inputs = f"inputs {kept:,} B, " if kept else ""
     raise FitError(
         f"the firmware needs {' and '.join(text for text in over if text)}",
-        f"arena {arena:,} B, {inputs}stack and runtime {rest - kept:,} B; model code {firmware.code_bytes:,} B,"
-        f" weights {firmware.weights_bytes:,} B",
+        f"arena {arena:,} B, {inputs}stack and runtime {rest - kept:,} B;"
+        f" model code {firmware.code_bytes:,} B, weights {firmware.weights_bytes:,} B",
         (f"--max-ram {firmware.ram_bytes} " if much_ram else "")
         + (f"--max-flash {firmware.flash_bytes}" if much_flash else ""),
     )

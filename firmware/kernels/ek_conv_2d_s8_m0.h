@@ -137,11 +137,17 @@ ek_conv_2d_s8_m0_linear(const int8_t *in, const uint8_t *weights, const int32_t 
                         int32_t *columns, int32_t in_h, int32_t in_w, int32_t in_c, int32_t out_h,
                         int32_t out_w, int32_t out_c, int32_t k_h, int32_t k_w, int32_t stride_h,
                         int32_t stride_w, int32_t pad_h, int32_t pad_w, int32_t zero_point,
-                        int32_t shift, int8_t *out)
+                        int32_t shift, int32_t clamp, int32_t low, int32_t high, int8_t *out)
 {
     ek_conv_2d_any_s8_m0(in, weights, requant, 0, 0, columns, in_h, in_w, in_c, out_h, out_w, out_c,
                          k_h, k_w, stride_h, stride_w, pad_h, pad_w, zero_point, shift, 0, 0, 0, 0,
                          out);
+    if (clamp) { /* to what int8's own range does not */
+        EK_UNROLL_4
+        for (int32_t i = 0; i < out_h * out_w * out_c; i++) {
+            out[i] = (int8_t)ek_clamp(out[i], low, high);
+        }
+    }
 }
 
 #endif

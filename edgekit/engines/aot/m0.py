@@ -104,6 +104,13 @@ def _product(
     pixels = out_size[0] * out_size[1]
     blocks = -(-pixels // _PIXELS)
     per_channel_cost = 10.4 * depth + 60 + (4 * 19 if shift else 4 * 45)
+    clamps = (sums.low, sums.high) != (-128, 127)
+    linear = (
+        Literal("shift", shift),
+        Literal("clamp", int(clamps)),
+        Literal("low", sums.low, soft=True),
+        Literal("high", sums.high, soft=True),
+    )
     multiplier_table, shift_table = sums.multipliers, sums.shifts
     if multiplier_table.values.size == 1:
         # One scale for all channels; the kernel wants one for each.
@@ -126,7 +133,7 @@ def _product(
             *(() if shift else (Data("multipliers"), Data("shifts"))),
             Scratch("int32_t"),
             *(Literal(name, value) for name, value in sizes.items()),
-            *((Literal("shift", shift),) if shift else (sums.mode_literal, *sums.output_literals)),
+            *(linear if shift else (sums.mode_literal, *sums.output_literals)),
             Output(0),
         ),
         tables=tuple(tables),
@@ -134,7 +141,9 @@ def _product(
         scratch_bytes=16 * depth + (0 if shift else 16 * min(out_c, _CHANNELS)),
         overlaps=(Overlap(max_shift=reach),),
         table_reads=blocks,
-        cost=blocks * (out_c * per_channel_cost + 100) + pixels * (4 * depth + 20 * window[0]),
+        cost=blocks * (out_c * per_channel_cost + 100)
+        + pixels * (4 * depth + 20 * window[0])
+        + (7 * pixels * out_c if shift and clamps else 0),
     )
 
 
@@ -145,8 +154,6 @@ def _linear(
     where it cannot be exact."""
     sums_range = accumulators(node, rows)
     biases = sums_range.bias
-    if (sums.low, sums.high) != (-128, 127):
-        return 0, biases
     factors, shifts = multipliers(scales, len(rows))
     finest = int(10 - np.ceil(np.log2(max(scales))))
     for shift in sorted({min(finest, 14), min(finest, 10)}, reverse=True):
@@ -154,7 +161,7 @@ def _linear(
             break
         found = linear_requantization(
             sums_range.low, sums_range.high, factors, shifts, node.output.zero_point, shift,
-            high_bits=20, mult_bits=30, acc_bits=20,
+            clamp=(sums.low, sums.high), high_bits=20, mult_bits=30, acc_bits=20,
         )  # fmt: skip
         # The kernel's accumulators hold the input's zero point folded into the bias, as here.
         if found is not None:
