@@ -376,6 +376,9 @@ class _Work:
             if pin:
                 number = 32 * int(pin.group(1)) + int(pin.group(2))
                 more = (*more, f"-DEK_UART_{role.upper()}={number}u")
+        plan = self.artifact.plan
+        fed = int(plan is not None and bool(plan.feeds))
+        more = (*more, f"-DEK_WIRE_FEEDS={fed}")
         return (f"-DEK_CLOCK_HZ={self.target.clock_hz}u", f"-DEK_UART_BAUD={baud}u", *more)
 
     def _flags(self, role: str) -> tuple[str, ...]:

@@ -26,6 +26,11 @@ extern "C" {
 #define EK_WIRE_WINDOW 4u
 #endif
 
+/* 0 leaves out what inputs in pieces need, where the model has none. */
+#ifndef EK_WIRE_FEEDS
+#define EK_WIRE_FEEDS 1
+#endif
+
 #define EK_WIRE_HEADER 8u
 #define EK_WIRE_CRC 4u
 #define EK_WIRE_FRAME (EK_WIRE_HEADER + EK_WIRE_PAYLOAD + EK_WIRE_CRC)

@@ -123,6 +123,9 @@ static void put_string(ek_wire_t *w, const char *text)
 
 /* ---- messages ---- */
 
+/* Pieces in which the inputs of an inference come; 0: they are there before it. */
+static inline uint32_t feed_count(const ek_model_t *m) { return EK_WIRE_FEEDS ? m->feed_count : 0; }
+
 static void forget_results(ek_wire_t *w)
 {
     w->runs_done = 0;
@@ -156,7 +159,7 @@ static void identify(ek_wire_t *w)
     if (f != 0 && f->magic != EK_FAULT_MAGIC)
         f = 0;
     begin(w, EK_WIRE_OK);
-    put8(w, c->flags | (m->feed_count != 0 ? EK_WIRE_INPUT_FED : 0u));
+    put8(w, c->flags | (feed_count(m) != 0 ? EK_WIRE_INPUT_FED : 0u));
     put8(w, EK_WIRE_WINDOW);
     put8(w, 0);
     put16(w, EK_WIRE_PAYLOAD);
@@ -170,7 +173,7 @@ static void identify(ek_wire_t *w)
     put16(w, m->step_count);
     put16(w, m->input_count);
     put16(w, m->output_count);
-    put16(w, m->feed_count);
+    put16(w, feed_count(m));
     put32(w, f != 0 ? f->exception : 0);
     put32(w, f != 0 ? f->pc : 0);
     put32(w, f != 0 ? f->lr : 0);
@@ -249,7 +252,7 @@ static void write_input(ek_wire_t *w, const uint8_t *p, uint32_t n)
         answer(w, EK_WIRE_BAD_RANGE);
         return;
     }
-    if (m->feed_count != 0) {
+    if (feed_count(m) != 0) {
         write_feed(w, index, offset, p + 8, count);
         return;
     }
@@ -302,7 +305,7 @@ static void read_area(ek_wire_t *w, const uint8_t *p, uint32_t n)
         ready = w->steps_ready;
         break;
     case EK_WIRE_AREA_INPUT:
-        if (index < m->input_count && m->feed_count == 0) {
+        if (index < m->input_count && feed_count(m) == 0) {
             from = input_home(w, index);
             size = m->inputs[index].nbytes;
             ready = w->input_ready;
@@ -310,7 +313,7 @@ static void read_area(ek_wire_t *w, const uint8_t *p, uint32_t n)
         break;
     case EK_WIRE_AREA_FEEDS:
         from = (const uint8_t *)m->feeds;
-        size = m->feed_count * sizeof *m->feeds;
+        size = feed_count(m) * sizeof *m->feeds;
         ready = 1;
         break;
     default:
@@ -385,7 +388,7 @@ static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
     }
     uint32_t id = get32(p), mode = p[4], count = get16(p + 6), fed = w->fed;
     uint32_t lasting = c->flags & (EK_WIRE_INPUT_KEPT | EK_WIRE_INPUT_STAGED);
-    uint32_t pieces = m->feed_count; /* of an inference; 0: it runs in one */
+    uint32_t pieces = feed_count(m); /* of an inference; 0: it runs in one */
     if (id != 0 && id == w->run_id && mode == w->run_mode && count == w->run_count) {
         answer_run(w, EK_WIRE_OK, id, w->runs_done); /* done before: nothing runs twice */
         return;
