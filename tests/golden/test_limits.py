@@ -71,7 +71,7 @@ def test_compile_refuses(folder: Path) -> None:
         "error: the arena cannot be # B: the smallest plan found takes # B (which is proven for"
         " its kernels and order)\n"
         "  at: step # CONV_#D; live: rows of t# # B and t# # B\n"
-        "  try: --max-ram #, for # times the instructions (estimated)\n"
+        "  try: --max-ram # for # times the instructions (estimated)\n"
     )
     assert refused("--max-latency", "10us") == (
         "error: an inference cannot take #us: the fastest plan that fits takes #ms (estimated,"
