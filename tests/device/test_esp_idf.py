@@ -34,8 +34,10 @@ DIGITS = Path(__file__).resolve().parents[2] / "edgekit" / "examples" / "digits"
 CHIPS = {"esp32-s3": ("esp32s3", 240), "esp32-c3": ("esp32c3", 160)}
 
 
-def export(folder: Path, target: str, model: Path = DIGITS / "digits_int8.tflite") -> Path:
-    options = {"project": "esp-idf"}
+def export(
+    folder: Path, target: str, model: Path = DIGITS / "digits_int8.tflite", **more: str
+) -> Path:
+    options = {"project": "esp-idf", **more}
     aot.compile(read_model(model), load_target(target), folder, command="test", options=options)
     return folder
 
@@ -83,9 +85,11 @@ def program(folder: Path, line: str) -> Path:
     return folder / line
 
 
-@pytest.mark.parametrize("line", ["UART", "USB"])
-def test_the_project_runs_and_equals_tflm(tmp_path: Path, line: str) -> None:
-    folder = export(tmp_path / "idf", "esp32-s3")
+@pytest.mark.parametrize(
+    ("line", "where"), [("UART", "arena"), ("USB", "arena"), ("UART", "apart"), ("USB", "rows")]
+)
+def test_the_project_runs_and_equals_tflm(tmp_path: Path, line: str, where: str) -> None:
+    folder = export(tmp_path / "idf", "esp32-s3", input=where)
     runs = program(folder, line)
     firmware, target = load_firmware(folder), load_target("esp32-s3")
     assert firmware.plan is not None

@@ -449,7 +449,13 @@ def test_inputs_that_cannot_come_in_rows(tmp_path: Path, host: Target) -> None:
     odd = TfliteBuilder()
     a, b = odd.tensor((1, 4, 3, 1), **_SCALE), odd.tensor((1, 4, 3, 1), **_SCALE)
     odd.op("RELU", [a], [b])
-    assert "does not run in strips" in refused(read_model(odd.build([a], [b]), "odd"))
+    assert "a row has 3 bytes" in refused(read_model(odd.build([a], [b]), "odd"))
+    mean = TfliteBuilder()
+    a, b = mean.tensor((1, 4, 4, 4), **_SCALE), mean.tensor((1, 64), **_SCALE)
+    mean.op("RESHAPE", [a, mean.constant(np.array([1, 64], np.int32))], [b])
+    c = mean.tensor((1, 64), scale=1 / 256, zero_point=-128)
+    mean.op("SOFTMAX", [b], [c], beta=1.0)
+    assert "does not run in strips" in refused(read_model(mean.build([a], [c]), "mean"))
     artifact = aot.compile(
         _tower(), load_target("nucleo-l4r5zi"), tmp_path / "b", command="x",
         options={"input": "rows"},

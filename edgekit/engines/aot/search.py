@@ -237,9 +237,13 @@ def _feeding(program: Program) -> patches.Stage | None:
         stage = patches.Stage(0, 2, rows)
         if patches.apply(program, stage) is not None:
             return stage
-    reader = program.steps[1] if len(program.steps) > 1 else program.steps[0]
+    (image,) = (program.tensors[index] for index in program.fed)
+    row_bytes = image.nbytes // image.shape[1]
+    reason = f"{program.place(program.steps[1])} does not run in strips"
+    if row_bytes % 4:
+        reason = f"a row has {row_bytes} bytes, which is no multiple of 4"
     raise UsageError(
-        f"the input cannot come in rows: {program.place(reader)} does not run in strips",
+        f"the input cannot come in rows: {reason}",
         program.model.name,
         "--set input=apart, where the image has a place of its own",
     )
