@@ -457,7 +457,7 @@ class _Work:
         bound = stack_bound(elf, [self.folder / name for name in names])
         stack_bytes = int(self.target.toolchain.get("stack_bytes", DEFAULT_STACK_BYTES))
         if bound is not None:
-            stack_bytes = _round_up(bound + _FAULT_FRAME_BYTES, 64)
+            stack_bytes = _round_up(bound + _FAULT_FRAME_BYTES, _ALIGN)
         homes: dict[str, Region] = {}
         self._link(names, main, stack_bytes, homes)
         image = read_elf(elf, self.target)
