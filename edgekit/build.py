@@ -518,6 +518,7 @@ class _Work:
             kept=kept,
             staging_bytes=staging_bytes,
             apart=plan is not None and inputs_apart(plan),
+            feeds=len(plan.feeds) if plan is not None else 0,
             target=self.target.name,
             build_id=build_id,
         )
@@ -629,13 +630,16 @@ def image_source(
     target: str,
     build_id: bytes,
     apart: bool = False,
+    feeds: int = 0,
     placed: bool = True,
 ) -> str:
     """C of what a firmware knows of itself: the model (descriptor ``symbol``), its arena, the
-    build id. ``apart``: the inputs are read where they are staged. ``placed``: arena and
+    build id. ``apart``: the inputs are read where they are staged. ``feeds``: pieces in which the
+    input comes. ``placed``: arena and
     staging have sections of their own in the linker script."""
     flags = (1 if kept else 0) | (2 if staging_bytes else 0) | (4 if apart else 0)
     stage = "ek_staging" if staging_bytes else "0"
+    pieces = f"{symbol.removesuffix('_model')}_feeds"
 
     def attribute(section: str) -> str:
         place = f'section("{section}"), ' if placed else ""
@@ -644,6 +648,7 @@ def image_source(
     lines = [
         '#include "ek_image.h"',
         f"extern const ek_model_t {symbol};",
+        *([f"extern const ek_feed_t {pieces}[{feeds}];"] if feeds else []),
         attribute(".arena"),
         f"int8_t ek_arena[{_round_up(arena_bytes, _ALIGN)}];",
         f"static uint32_t step_ticks[{steps}], step_crcs[{steps}];",
@@ -657,6 +662,7 @@ def image_source(
         "    .step_ticks = step_ticks, .step_crcs = step_crcs,",
         f"    .step_capacity = {steps}, .clock_hz = EK_CLOCK_HZ,",
         f'    .target = "{target}",',
+        *([f"    .feeds = {pieces}, .feed_count = {feeds},"] if feeds else []),
         f"    .build_id = {{{', '.join(f'0x{byte:02x}' for byte in build_id)}}},",
         "};",
     ]

@@ -4,10 +4,14 @@
 
 #include <stdint.h>
 
-#include "ek_model.h"
+#include "ek_wire.h"
 
 typedef struct {
     const ek_model_t *model;
+#if EK_WIRE_FEEDS
+    const ek_feed_t *feeds;
+    uint32_t feed_count;
+#endif
     int8_t *arena;
     uint8_t *staging; /* NULL when inputs need not be kept apart */
     uint32_t staging_bytes;

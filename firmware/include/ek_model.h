@@ -18,7 +18,8 @@ typedef struct {
     uint32_t nbytes;
 } ek_span_t;
 
-/* Bytes of an input that the caller puts into the arena right before a step. */
+/* Bytes of an input that the caller puts into the arena right before a step. The feeds of a model
+ * are in the order of their steps; they bring every byte once, in ascending order. */
 typedef struct {
     uint32_t step;
     uint32_t input;
@@ -41,8 +42,6 @@ typedef struct {
     const ek_span_t *step_outputs; /* what step i leaves behind, valid right after it */
     void (*invoke)(int8_t *arena); /* NULL where an input comes in pieces */
     void (*step)(int8_t *arena, uint32_t index); /* runs one step; 0 <= index < step_count */
-    uint32_t feed_count; /* 0: the inputs are in the arena before the first step */
-    const ek_feed_t *feeds; /* in the order of their steps; every byte once, in ascending order */
 } ek_model_t;
 
 #ifdef __cplusplus

@@ -94,6 +94,10 @@ typedef struct {
 /* Everything that the protocol needs of its surroundings. */
 typedef struct {
     const ek_model_t *model;
+#if EK_WIRE_FEEDS
+    const ek_feed_t *feeds;
+    uint32_t feed_count; /* 0: the inputs are in the arena before the first step */
+#endif
     int8_t *arena;
     uint8_t *staging; /* room for all inputs one after the other, or NULL */
     uint32_t staging_bytes;

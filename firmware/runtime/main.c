@@ -36,6 +36,10 @@ int main(void)
 {
     const ek_wire_config_t config = {
         .model = ek_image.model,
+#if EK_WIRE_FEEDS
+        .feeds = ek_image.feeds,
+        .feed_count = ek_image.feed_count,
+#endif
         .arena = ek_image.arena,
         .staging = ek_image.staging,
         .staging_bytes = ek_image.staging_bytes,

@@ -124,7 +124,25 @@ static void put_string(ek_wire_t *w, const char *text)
 /* ---- messages ---- */
 
 /* Pieces in which the inputs of an inference come; 0: they are there before it. */
-static inline uint32_t feed_count(const ek_model_t *m) { return EK_WIRE_FEEDS ? m->feed_count : 0; }
+static inline uint32_t feed_count(const ek_wire_config_t *c)
+{
+#if EK_WIRE_FEEDS
+    return c->feed_count;
+#else
+    (void)c;
+    return 0;
+#endif
+}
+
+static inline const ek_feed_t *feeds_of(const ek_wire_config_t *c)
+{
+#if EK_WIRE_FEEDS
+    return c->feeds;
+#else
+    (void)c;
+    return 0;
+#endif
+}
 
 static void forget_results(ek_wire_t *w)
 {
@@ -159,7 +177,7 @@ static void identify(ek_wire_t *w)
     if (f != 0 && f->magic != EK_FAULT_MAGIC)
         f = 0;
     begin(w, EK_WIRE_OK);
-    put8(w, c->flags | (feed_count(m) != 0 ? EK_WIRE_INPUT_FED : 0u));
+    put8(w, c->flags | (feed_count(c) != 0 ? EK_WIRE_INPUT_FED : 0u));
     put8(w, EK_WIRE_WINDOW);
     put8(w, 0);
     put16(w, EK_WIRE_PAYLOAD);
@@ -173,7 +191,7 @@ static void identify(ek_wire_t *w)
     put16(w, m->step_count);
     put16(w, m->input_count);
     put16(w, m->output_count);
-    put16(w, feed_count(m));
+    put16(w, feed_count(c));
     put32(w, f != 0 ? f->exception : 0);
     put32(w, f != 0 ? f->pc : 0);
     put32(w, f != 0 ? f->lr : 0);
@@ -220,7 +238,7 @@ static void restore_inputs(ek_wire_t *w)
 static void write_feed(ek_wire_t *w, uint32_t index, uint32_t offset, const uint8_t *from,
                        uint32_t count)
 {
-    const ek_feed_t *feeds = w->config->model->feeds;
+    const ek_feed_t *feeds = feeds_of(w->config);
     uint32_t choices[2] = {w->fed, 0};
     for (uint32_t i = 0; i < 2; i++) {
         const ek_feed_t *feed = &feeds[choices[i]];
@@ -252,7 +270,7 @@ static void write_input(ek_wire_t *w, const uint8_t *p, uint32_t n)
         answer(w, EK_WIRE_BAD_RANGE);
         return;
     }
-    if (feed_count(m) != 0) {
+    if (feed_count(w->config) != 0) {
         write_feed(w, index, offset, p + 8, count);
         return;
     }
@@ -305,15 +323,15 @@ static void read_area(ek_wire_t *w, const uint8_t *p, uint32_t n)
         ready = w->steps_ready;
         break;
     case EK_WIRE_AREA_INPUT:
-        if (index < m->input_count && feed_count(m) == 0) {
+        if (index < m->input_count && feed_count(c) == 0) {
             from = input_home(w, index);
             size = m->inputs[index].nbytes;
             ready = w->input_ready;
         }
         break;
     case EK_WIRE_AREA_FEEDS:
-        from = (const uint8_t *)m->feeds;
-        size = feed_count(m) * sizeof *m->feeds;
+        from = (const uint8_t *)feeds_of(c);
+        size = feed_count(c) * sizeof(ek_feed_t);
         ready = 1;
         break;
     default:
@@ -388,14 +406,14 @@ static void run(ek_wire_t *w, const uint8_t *p, uint32_t n)
     }
     uint32_t id = get32(p), mode = p[4], count = get16(p + 6), fed = w->fed;
     uint32_t lasting = c->flags & (EK_WIRE_INPUT_KEPT | EK_WIRE_INPUT_STAGED);
-    uint32_t pieces = feed_count(m); /* of an inference; 0: it runs in one */
+    uint32_t pieces = feed_count(c); /* of an inference; 0: it runs in one */
     if (id != 0 && id == w->run_id && mode == w->run_mode && count == w->run_count) {
         answer_run(w, EK_WIRE_OK, id, w->runs_done); /* done before: nothing runs twice */
         return;
     }
     /* the steps that there is input for */
-    uint32_t first = pieces != 0 ? m->feeds[fed].step : 0;
-    uint32_t end = fed + 1u < pieces ? m->feeds[fed + 1u].step : m->step_count;
+    uint32_t first = pieces != 0 ? feeds_of(c)[fed].step : 0;
+    uint32_t end = fed + 1u < pieces ? feeds_of(c)[fed + 1u].step : m->step_count;
     uint32_t bad = id == 0 || mode > EK_WIRE_UNTIL;
     if (mode == EK_WIRE_INVOKE && pieces == 0)
         bad |= count == 0 || count > c->run_capacity || (count > 1 && !lasting);

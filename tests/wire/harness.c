@@ -93,8 +93,8 @@ void harness_boot_fed(void)
     model.step = fed_step;
     model.step_count = 7;
     model.step_outputs = fed_steps;
-    model.feed_count = 2;
-    model.feeds = feeds;
+    config.feed_count = 2;
+    config.feeds = feeds;
     config.step_capacity = 7;
     ek_wire_init(&wire, &config);
 }

@@ -400,7 +400,6 @@ class _Emitter:
             f"    {self.upper}_STEP_COUNT,\n"
             f"    {prefix}_inputs,\n    {prefix}_outputs,\n    {prefix}_step_outputs,\n"
             f"    {'0' if plan.feeds else prefix + '_invoke'},\n    {prefix}_step,\n"
-            f"    {len(plan.feeds)}u,\n    {prefix + '_feeds' if plan.feeds else '0'},\n"
             "};\n"
         )
 

@@ -99,6 +99,7 @@ def project(
         kept=kept,
         staging_bytes=0 if plan.feeds or (kept and not apart) else staging_bytes(plan),
         apart=apart,
+        feeds=len(plan.feeds),
         target=target.name,
         build_id=build_id,
         placed=False,
