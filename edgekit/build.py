@@ -602,11 +602,15 @@ class _Work:
                 )
             arena = image.size(".arena")
             free = region.nbytes - (need - arena)
+            tables = image.size(".tables")
+            tables_text = f" ({tables:,} B of these are tables in RAM)" if tables else ""
             raise FitError(
                 f"the model needs {arena:,} B of RAM; {self.target.name} has {max(0, free):,} B "
-                f"free beside {need - arena:,} B of stack, data and staging",
+                f"free beside {need - arena:,} B of stack, data and staging{tables_text}",
                 peak_description(self.artifact.plan),
-                f"edgekit targets --min-ram {_kib(need)}",
+                "compile with less for --set weights=SIZE"
+                if need - tables <= region.nbytes
+                else f"edgekit targets --min-ram {_kib(need)}",
             )
 
     def _write_images(self, elf: Path) -> dict[str, Path]:

@@ -308,7 +308,7 @@ def _print_strips(artifact: Artifact) -> None:
     figures = artifact.options.get("estimates")
     if figures is None:
         return
-    if len(plans) < 2:
+    if not plans:
         plans = [{**figures, "arena_bytes": artifact.plan.arena_bytes, "stages": []}]
     console.print_table(
         [("arena", "right"), ("instructions", "right"), ("latency", "right"), "is"],

@@ -301,6 +301,21 @@ def test_the_tables_that_are_read_most_go_into_ram(
                     f"{cycles['flash']:,} cycles (all: {cycles['ram']:,})")  # fmt: skip
 
 
+def test_tables_that_no_ram_takes(tmp_path: Path) -> None:
+    target = load_target("nucleo-g0b1re")
+    options = {"weights": "ram"}
+    artifact = aot.compile(_tower(), target, tmp_path / "a", command="x", options=options)
+    nbytes = sum(table["nbytes"] for table in artifact.options["tables_in_ram"])
+    arena = _plan(artifact).arena_bytes
+    small = tuple(
+        replace(r, nbytes=arena + 5000) if r.kind == "ram" else r for r in target.memory
+    )  # fmt: skip
+    with pytest.raises(FitError, match="are tables in RAM") as caught:
+        build(artifact, replace(target, memory=small), tmp_path / "f")
+    assert nbytes > 5000 and caught.value.fix == "compile with less for --set weights=SIZE"
+    assert not (tmp_path / "f").exists()
+
+
 def test_tables_go_into_tightly_coupled_memory(tmp_path: Path) -> None:
     """Beside the arena, if there is room; what start-up copies there is what the kernels read."""
     model = _tower()
