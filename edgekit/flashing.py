@@ -246,6 +246,8 @@ def _job(order: Order, entry: Mapping[str, Any]) -> Job:
 
 def _entries(order: Order) -> list[dict[str, Any]]:
     """The target's flashers that may be used, preferred first."""
+    from edgekit.links import unknown_kind
+
     target = order.target
     kind = order.port.partition(":")[0]
     if kind in _NOT_FLASHED:
@@ -255,10 +257,8 @@ def _entries(order: Order) -> list[dict[str, Any]]:
             "--port serial:/dev/ttyACM0, --port virtual, or no --port at all",
         )
     if kind not in (AUTO, "serial", "pty"):
-        raise UsageError(
-            f"no kind of port is called '{kind}'",
-            f"--port {order.port}",
-            "--port serial:/dev/ttyACM0, --port virtual, or no --port at all",
+        raise unknown_kind(
+            order.port, "--port serial:/dev/ttyACM0, --port virtual, or no --port at all"
         )
     known = flasher_names()
     entries = [dict(entry) for entry in target.flashers if entry["name"] in known]
@@ -502,11 +502,15 @@ def require_flashable(port: str, image: str, target: Target) -> None:
     Raises:
         UsageError: says by which way it gets there.
     """
+    from edgekit.links import link_kinds
+
     if _starts_with_elf(port):
         return
     try:
         _entries(Order(target, (), port=port))
     except UsageError as error:
+        if port.partition(":")[0] not in (AUTO, *link_kinds()):
+            raise
         raise UsageError(
             error.what,
             f"--port {port}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +47,11 @@ def run(order: Order, output: Path | None = None) -> Measurement:
     """
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
-        return _run(order, output)
+        try:
+            return _run(order, output)
+        finally:
+            with contextlib.suppress(OSError):  # what holds a whole stage stays
+                output.rmdir()
     with tempfile.TemporaryDirectory(prefix="edgekit-run-") as folder:
         return _run(order, Path(folder))
 

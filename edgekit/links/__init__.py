@@ -40,6 +40,17 @@ def link_kinds() -> list[str]:
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
+def unknown_kind(port: str, fix: str) -> UsageError:
+    """The error for a port of no kind; a device's path gets the kind that it lacks, else ``fix``."""
+    kind = port.partition(":")[0]
+    bare = kind.startswith("/") or kind.upper().startswith("COM")
+    return UsageError(
+        f"no kind of port is called '{kind}'",
+        f"--port {port}",
+        f"--port serial:{port}" if bare else fix,
+    )
+
+
 def open_link(port: str, target: Target | None, firmware: Firmware | None = None) -> Link:
     """Opens ``port``: ``virtual``, ``qemu``, ``serial:/dev/ttyACM0:921600``, ``tcp:host:port``…
 
@@ -49,11 +60,8 @@ def open_link(port: str, target: Target | None, firmware: Firmware | None = None
     """
     kind, _, rest = port.partition(":")
     if kind not in link_kinds():
-        raise UsageError(
-            f"no kind of port is called '{kind}'",
-            f"--port {port}",
-            f"one of: {', '.join(link_kinds())}; for example serial:/dev/ttyACM0:115200",
-        )
+        kinds = f"one of: {', '.join(link_kinds())}; for example serial:/dev/ttyACM0:115200"
+        raise unknown_kind(port, kinds)
     module = importlib.import_module(f"edgekit.links.{kind}")
     link: Link = module.open(rest, target, firmware)
     return link

@@ -135,6 +135,17 @@ def test_build_flash_and_their_refusals(made: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("bench", "out/firmware", "--port", "carrier-pigeon"), 2, "no kind of port"),
+        (
+            ("bench", "out/firmware", "--port", "/dev/ttyACM9:9600"),
+            2,
+            "--port serial:/dev/ttyACM9:9600",
+        ),
+        (("bench", "out/firmware", "--port", "COM3"), 2, "--port serial:COM3"),
+        (
+            ("run", MODEL, "--target", "nucleo-l4r5zi", "--port", "/dev/x"),
+            2,
+            "--port serial:/dev/x",
+        ),
         (("bench", "out/firmware", "--port", "serial:/dev/nothing"), 6, "cannot be opened"),
         (("bench", "out/firmware", "--port", "tcp:localhost:1"), 6, "no connection"),
         (("bench", "out/firmware", "--target", "pico"), 2, "built for nucleo-l4r5zi"),
