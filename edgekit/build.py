@@ -247,8 +247,8 @@ def _check_personality(
             str(artifact.folder),
             "edgekit compile --engine aot",
         )
-    where = artifact.options.get("input", "arena")
-    if where != "arena":
+    where = "rows" if artifact.plan.feeds else "apart" if inputs_apart(artifact.plan) else ""
+    if where:
         raise UsageError(
             f"MLPerf Tiny's firmware keeps its input in the arena (not input={where})",
             str(artifact.folder),

@@ -209,19 +209,15 @@ class Device:
             return self.run(mode, count)
         for index, data in enumerate(inputs):
             self._check_length(index, data)
+        ticks: tuple[int, ...] = ()
         feeds = self._device_feeds()
-        for number, feed in enumerate(feeds):
+        ends = [*(feed.step for feed in feeds[1:]), self.identity.step_count]
+        for number, (feed, end) in enumerate(zip(feeds, ends, strict=True)):
             self._write(feed.input, feed.start, inputs[feed.input][feed.start :][: feed.nbytes])
-            last = number + 1 == len(feeds)
-            if mode == Mode.UNTIL:
-                if last or count < feeds[number + 1].step:
-                    return self.run(mode, count)
-                self.run(Mode.INVOKE, number)
-            elif last:
-                return self.run(mode, number)
-            else:
-                self.run(mode, number)
-        raise DeviceError("the device wants no input", self.link.name)
+            if mode == Mode.UNTIL and count < end:
+                return self.run(mode, count)
+            ticks = self.run(Mode.INVOKE if mode == Mode.UNTIL else mode, number)
+        return ticks
 
     def _device_feeds(self) -> tuple[wire.Feed, ...]:
         if self._feeds is None:

@@ -170,6 +170,12 @@ def test_errors(made: Path, arguments: tuple[object, ...], code: int, said: str)
     assert "Traceback" not in done.stderr
 
 
+def test_a_run_that_fails_leaves_no_empty_folder(made: Path) -> None:
+    done = edgekit("run", "missing.tflite", "--target", "pico", "-o", "none", cwd=made)
+    assert done.returncode == 3
+    assert not (made / "none").exists()
+
+
 def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.tflite"
     changed = bytearray(MODEL.read_bytes())

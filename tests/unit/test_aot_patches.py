@@ -21,7 +21,7 @@ from edgekit.engines.aot.host import HostRunner, StepReference
 from edgekit.engines.aot.limits import read_limits, read_time_us
 from edgekit.errors import FitError, UsageError
 from edgekit.graph import Model, read_model
-from edgekit.records import Artifact, StripStage, from_json
+from edgekit.records import Artifact, Firmware, Measurement, StripStage, from_json
 from edgekit.targets import Region, Target, load_target
 
 _SCALE = {"scale": 0.05, "zero_point": -3}
@@ -48,6 +48,17 @@ def _check(model: Model, artifact: Artifact, runs: int = 2) -> None:
             assert runner.invoke(*inputs) == outputs
             assert runner.guards_intact(0xA5)
     reference.close()
+
+
+def _on_board(
+    firmware: Firmware, target: Target, model: Model, port: str = "virtual"
+) -> Measurement:
+    """Every step and the outputs equal TFLM's on a virtual board; what was measured there."""
+    assert firmware.plan is not None
+    examples = bench.random_examples(firmware.plan, 1, 7)
+    found = bench.bench_firmware(firmware, target, port, model=model, examples=examples, runs=2)
+    assert found.outputs is not None and found.outputs.match is True, found.outputs
+    return found
 
 
 def _compiled(
@@ -326,11 +337,7 @@ def test_tables_go_into_tightly_coupled_memory(tmp_path: Path) -> None:
     firmware = build(artifact, target, tmp_path / "f", command="x")
     homes = {section.name: section.region for section in firmware.sections}
     assert (homes[".arena"], homes[".tables"]) == ("DTCM", "DTCM")
-    found = bench.bench_firmware(
-        firmware, target, "virtual", model=model,
-        examples=bench.random_examples(_plan(artifact), 1, 7), warmups=0, runs=1,
-    )  # fmt: skip
-    assert found.outputs is not None and found.outputs.match is True
+    _on_board(firmware, target, model)
     arena = _plan(artifact).arena_bytes
     room = arena + 64  # for the arena, and not for the tables
     tight = replace(
@@ -370,11 +377,7 @@ def test_vww_below_24_kb_beside_its_image(
     assert plan.arena_bytes < 24_576
     sizes = {section.name: section.nbytes for section in firmware.sections}
     assert sizes[".staging"] == 27_648
-    found = bench.bench_firmware(
-        firmware, target, "virtual", model=model,
-        examples=bench.random_examples(plan, 1, 7), warmups=1, runs=2,
-    )  # fmt: skip
-    assert found.outputs is not None and found.outputs.match is True, found.outputs
+    found = _on_board(firmware, target, model)
     assert found.memory["inputs_apart"] is True
     estimated = artifact.options["estimates"]["instructions"]
     assert found.instructions == pytest.approx(estimated, rel=0.08)
@@ -429,11 +432,7 @@ def test_vww_and_its_image_below_24_kb(
     assert sum(feed.nbytes for feed in plan_.feeds) == 27_648
     firmware = build(artifact, target, tmp_path / "firmware", command="x")
     assert firmware.ram_bytes < 24_576 < plan_.inputs[0].nbytes
-    found = bench.bench_firmware(
-        firmware, target, "mistreated:0.0002:virtual", model=model,
-        examples=bench.random_examples(plan_, 1, 7), warmups=1, runs=2,
-    )  # fmt: skip
-    assert found.outputs is not None and found.outputs.match is True, found.outputs
+    found = _on_board(firmware, target, model, port="mistreated:0.0002:virtual")
     assert found.memory["inputs_in_rows"] is True and found.memory["staging_bytes"] == 0
     whole = artifact.options["plans"][0]["instructions"]
     assert found.instructions is not None and found.instructions < 1.1 * whole
@@ -457,6 +456,10 @@ def test_inputs_that_cannot_come_in_rows(tmp_path: Path, host: Target) -> None:
     builder.op("RELU", [x], [y])
     flat = read_model(builder.build([x], [y]), "flat")
     assert "it is [1, 8], not an image" in refused(flat)
+    real = TfliteBuilder()
+    a, b = (real.tensor((1, 4, 4, 4), dtype="float32") for _ in range(2))
+    real.op("RELU", [a], [b])
+    assert "it is float32" in refused(read_model(real.build([a], [b]), "real"))
     two = TfliteBuilder()
     a, b, c = (two.tensor((1, 4, 4, 4), **_SCALE) for _ in range(3))
     two.op("ADD", [a, b], [c], fused_activation_function="NONE")

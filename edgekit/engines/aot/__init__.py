@@ -248,13 +248,18 @@ def _in_rows(program: Program) -> Program:
             program.model.name,
         )
     image = program.tensors[program.inputs[0]]
-    if len(image.shape) != 4 or image.index in program.outputs:
-        raise UsageError(
-            f"the input cannot come in rows: it is {list(image.shape)}, not an image"
-            if len(image.shape) != 4
-            else "the input cannot come in rows: it is an output as well",
-            program.model.name,
+    reason, fix = "", None
+    if len(image.shape) != 4:
+        reason = f"it is {list(image.shape)}, not an image"
+    elif image.dtype != "int8":
+        reason, fix = (
+            f"it is {image.dtype}",
+            "edgekit convert, which makes full-integer int8 models",
         )
+    elif image.index in program.outputs:
+        reason = "it is an output as well"
+    if reason:
+        raise UsageError(f"the input cannot come in rows: {reason}", program.model.name, fix)
     feed = Instruction(FEED, (), (), (image.index,))
     return replace(program, steps=(feed, *program.steps), fed=frozenset((image.index,)))
 
