@@ -46,7 +46,12 @@ def run(order: Order, output: Path | None = None) -> Measurement:
         EdgekitError: whatever the first stage that fails raises.
     """
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"the folder cannot be made: {error.strerror}", str(output), "-o FOLDER"
+            ) from None
         try:
             return _run(order, output)
         finally:

@@ -253,7 +253,7 @@ def _print(artifact: Artifact, target: Target, title: str) -> None:
         if tables and artifact.options["weights"] != "ram":
             console.print_table(
                 ["table in RAM", ("bytes", "right"), ("read", "right")],
-                [(t["name"], t["nbytes"], f"{t['reads']:.0f} times") for t in tables],
+                [(t["name"], t["nbytes"], f"{t['estimated_reads']:.0f} times") for t in tables],
                 title="what start-up copies (times per inference are estimated)",
             )
 

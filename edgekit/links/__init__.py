@@ -41,7 +41,7 @@ def link_kinds() -> list[str]:
 
 
 def unknown_kind(port: str, fix: str) -> UsageError:
-    """The error for a port of no kind; a device's path gets the kind that it lacks, else ``fix``."""
+    """The error for a port of no kind; ``fix`` where it is not a device's path without its kind."""
     kind = port.partition(":")[0]
     bare = kind.startswith("/") or kind.upper().startswith("COM")
     return UsageError(

@@ -174,6 +174,10 @@ def test_a_run_that_fails_leaves_no_empty_folder(made: Path) -> None:
     done = edgekit("run", "missing.tflite", "--target", "pico", "-o", "none", cwd=made)
     assert done.returncode == 3
     assert not (made / "none").exists()
+    (made / "file").touch()
+    done = edgekit("run", MODEL, "--target", "nucleo-l4r5zi", "-o", "file", cwd=made)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "the folder cannot be made: File exists" in done.stderr
 
 
 def test_another_model_is_refused(made: Path, tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ class TableInRam:
 
     name: str
     nbytes: int
-    #: how often an inference reads through it, roughly
-    reads: float
+    #: how often an inference reads through it
+    estimated_reads: float
 
 
 @dataclass
